@@ -1,0 +1,146 @@
+"""The ledger: which class prior a classifier's raw logits already contain, and how that is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from models.calibration.errors import EmptyClass, NotEnoughData, ShapeMismatch, UnknownTrainingRule
+from models.calibration.types import ClassPrior, FloatArray, IntArray, LogitSet, softmax
+
+TrainedWith = Literal["cross-entropy", "balanced-softmax", "balanced-sampling", "unknown"]
+TRAINED_WITH: tuple[TrainedWith, ...] = get_args(TrainedWith)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Ledger:
+    """The implied prior r of the raw logits and where it comes from.
+
+    Args: trained_with, the rule; class_counts `(C,)`, the training examples a class; loss_counts `(C,)`, the counts
+        that Balanced Softmax was given (usually the same); implied_prior, r; source, `rule` or `measured`.
+    """
+
+    trained_with: TrainedWith
+    class_counts: IntArray
+    implied_prior: ClassPrior
+    source: Literal["rule", "measured"]
+    loss_counts: IntArray | None = None
+
+    @classmethod
+    def by_rule(
+        cls, trained_with: TrainedWith, class_counts: ArrayLike, *, loss_counts: ArrayLike | None = None
+    ) -> Ledger:
+        """r proportional to class mass drawn times exp(-offset added in training) (Menon et al., ICLR 2021; Ren et al.,
+        NeurIPS 2020): n for cross-entropy, n / loss_counts for Balanced Softmax, uniform for class-balanced sampling.
+
+        Raises: UnknownTrainingRule for `unknown`, EmptyClass for a class without training examples.
+        """
+        counts = checked_counts(class_counts)
+        if trained_with == "unknown":
+            raise UnknownTrainingRule(
+                "class counts alone do not tell the implied prior of a classifier trained in an unknown way. "
+                "Give labelled logits, so that it can be measured."
+            )
+        loss = checked_counts(counts if loss_counts is None else loss_counts)
+        if loss.shape != counts.shape:
+            raise ShapeMismatch(f"loss_counts must be {counts.shape} like class_counts; got {loss.shape}.")
+        mass = {
+            "cross-entropy": counts.astype(np.float64),
+            "balanced-softmax": counts / loss,
+            "balanced-sampling": np.ones(counts.size),
+        }[trained_with]
+        return cls(
+            trained_with=trained_with,
+            class_counts=counts,
+            implied_prior=ClassPrior.from_weights(mass),
+            source="rule",
+            loss_counts=loss if trained_with == "balanced-softmax" else None,
+        )
+
+    @classmethod
+    def measured(cls, logit_set: LogitSet, class_counts: ArrayLike) -> Ledger:
+        """For a classifier trained in an unknown way: r measured on labelled held-out logits."""
+        return cls(
+            trained_with="unknown",
+            class_counts=checked_counts(class_counts),
+            implied_prior=measure_implied_prior(logit_set),
+            source="measured",
+        )
+
+    def with_class_counts(self, class_counts: ArrayLike) -> Ledger:
+        """The ledger after the training counts turned out to be others; the counts that the loss used stay.
+
+        Raises: UnknownTrainingRule where r was measured, so that new counts cannot change it.
+        """
+        if self.source == "measured":
+            raise UnknownTrainingRule(
+                "this model's implied prior was measured on labelled logits; new training counts do not change it. "
+                "Import the model again with how it was trained, or with other labelled logits."
+            )
+        return Ledger.by_rule(self.trained_with, class_counts, loss_counts=self.loss_counts)
+
+    @property
+    def training_prior(self) -> ClassPrior:
+        return ClassPrior.from_weights(self.class_counts)
+
+
+def checked_counts(class_counts: ArrayLike) -> IntArray:
+    """Training examples a class as a read-only `(C,)` array of int64.
+
+    Raises: ShapeMismatch, EmptyClass for a count below 1.
+    """
+    counts = np.array(class_counts)
+    if counts.ndim != 1 or counts.size < 2 or not np.issubdtype(counts.dtype, np.integer):
+        raise ShapeMismatch(
+            f"class counts are whole numbers, one a class, at least two; got {counts.dtype} of shape {counts.shape}."
+        )
+    if (counts < 1).any():
+        empty = int(counts.argmin())
+        raise EmptyClass(
+            f"every class needs at least one training example; class {empty} has {counts[empty]}. "
+            "A class without examples has no evidence: leave it out of the class list."
+        )
+    counts = counts.astype(np.int64)
+    counts.setflags(write=False)
+    return counts
+
+
+def measure_implied_prior(logit_set: LogitSet, *, tolerance: float = 1e-10, max_steps: int = 10_000) -> ClassPrior:
+    """The fixed point r = M r, where column j of M is the mean prediction over the examples of class j.
+
+    A calibrated posterior predicts r on average exactly on data that follow r, and on no other law.
+
+    Raises: NotEnoughData when a class has no labelled example.
+    """
+    counts = logit_set.class_counts
+    if not counts.all():
+        raise NotEnoughData(
+            f"measuring the implied prior needs a labelled example of every class; class {int(counts.argmin())} has "
+            "none. Add labelled logits."
+        )
+    predictions = softmax(logit_set.logits)
+    columns: FloatArray = np.zeros((logit_set.num_classes, logit_set.num_classes))
+    np.add.at(columns, logit_set.labels, predictions)
+    mean_prediction = (columns / counts[:, None]).T
+    r = np.full(logit_set.num_classes, 1.0 / logit_set.num_classes)
+    for _ in range(max_steps):
+        step = mean_prediction @ r
+        step = np.maximum(step / step.sum(), np.finfo(np.float64).tiny)  # a class never predicted must not reach log 0
+        if np.abs(step - r).sum() < tolerance:
+            break
+        r = step
+    return ClassPrior.from_weights(step)
+
+
+def total_variation(p: ClassPrior, q: ClassPrior) -> float:
+    """Half the L1 distance, in [0, 1]."""
+    return 0.5 * float(np.abs(p.probs - q.probs).sum())
+
+
+def kl_divergence(p: ClassPrior, q: ClassPrior) -> float:
+    """KL(p || q) in nats; classes with p = 0 add nothing."""
+    held = p.probs > 0
+    return float((p.probs[held] * (p.log_probs - q.log_probs)[held]).sum())

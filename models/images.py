@@ -1,0 +1,73 @@
+"""From the bytes of an image file to the pixels that a classifier takes: one rule for training and for serving.
+
+The rule: one still image (PNG, JPEG, WebP, BMP, GIF or TIFF); EXIF rotation is applied; grey is repeated over the three
+channels, a palette and CMYK are converted to RGB, alpha is dropped (as the usual training loaders do), 16-bit channels
+keep their high byte; 32-bit and floating-point images are refused. Then the shorter side is scaled to the input
+(bilinear with antialiasing) and the centre is cropped; an image that already has the input size is not touched.
+"""
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from models.calibration.errors import ImageTooLarge, InvalidImage
+
+UInt8Array = NDArray[np.uint8]
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "MPO")
+MAX_PIXELS = 50_000_000
+
+Image.MAX_IMAGE_PIXELS = None  # Pillow only warns between its limit and twice that; `_open` refuses before decoding
+
+
+def decode_image(data: bytes, *, height: int, width: int, max_pixels: int = MAX_PIXELS) -> UInt8Array:
+    """`(height, width, 3)` uint8 RGB.
+
+    Raises: InvalidImage for bytes that are not one still image, ImageTooLarge above `max_pixels`.
+    """
+    image = _open(data, max_pixels)
+    try:
+        return np.asarray(_fit(_to_rgb(image), height, width))
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow's errors for a truncated or broken file
+        if isinstance(error, InvalidImage):
+            raise
+        raise InvalidImage(f"the {image.format} image is damaged: {error}. Send a complete file.") from error
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    if not data:
+        raise InvalidImage("an image file has at least one byte; got an empty body.")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise InvalidImage(
+            f"the bytes are not an image of a known kind ({', '.join(FORMATS[:-1])}); they begin with {data[:8]!r}."
+        ) from error
+    if image.width * image.height > max_pixels:
+        raise ImageTooLarge(
+            f"an image has at most {max_pixels:,} pixels; got {image.width} x {image.height}. Scale it down first."
+        )
+    # An MPO is a JPEG followed by previews for other screens: phones write it, and its first frame is the picture.
+    frames = getattr(image, "n_frames", 1)
+    if image.format != "MPO" and frames > 1:
+        raise InvalidImage(f"a still image is needed; this {image.format} has {frames} frames. Send one of them.")
+    return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise InvalidImage(f"images have 8 or 16 bits a channel; this one has 32 (mode {image.mode}). Convert it.")
+    if image.mode in ("P", "PA"):
+        return image.convert("RGBA").convert("RGB")  # by way of RGBA, because transparency may be stored as bytes
+    return image.convert("RGB")
+
+
+def _fit(image: Image.Image, height: int, width: int) -> Image.Image:
+    if image.size == (width, height):
+        return image
+    return ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
