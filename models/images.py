@@ -16,7 +16,7 @@ from models.calibration.errors import ImageTooLarge, InvalidImage
 
 UInt8Array = NDArray[np.uint8]
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "MPO")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 50_000_000
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow only warns between its limit and twice that; `_open` refuses before decoding
@@ -43,7 +43,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise InvalidImage(
-            f"the bytes are not an image of a known kind ({', '.join(FORMATS[:-1])}); they begin with {data[:8]!r}."
+            f"the bytes are not an image of a known kind ({', '.join(FORMATS)}); they begin with {data[:8]!r}."
         ) from error
     if image.width * image.height > max_pixels:
         raise ImageTooLarge(

@@ -1,5 +1,6 @@
 """The convex problem behind every fit: class-balanced NLL of `scale * z~ + offset`, pulled towards an anchor."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,31 +53,10 @@ def fit_affine(
     Raises: LeakedSplit, NotEnoughData, FitFailed with the optimiser's reason.
     """
     require_held_out(logit_set)
-    z, labels = logit_set.logits, logit_set.labels
-    num_items, num_classes = z.shape
-    weights = balanced_weights(logit_set)
-    rows = np.arange(num_items)
+    num_classes = logit_set.num_classes
     num_scales = num_classes if scale_per_class else 1
-    scale_penalty = 0.5 / (SCALE_SD**2 * num_items) if scale_per_class else 0.0
-    offset_penalty = 0.5 / (OFFSET_SD**2 * num_items)
-
-    def objective(theta: FloatArray) -> tuple[float, FloatArray]:
-        scale, offset = theta[:num_scales], theta[num_scales:]
-        log_probs = log_softmax(scale * z + offset)
-        residual = np.exp(log_probs)
-        residual[rows, labels] -= 1.0
-        residual *= weights[:, None]
-        scale_gap, offset_gap = scale - anchor_scale, offset - anchor_offset
-        loss = -weights @ log_probs[rows, labels]
-        loss += scale_penalty * (scale_gap @ scale_gap) + offset_penalty * (offset_gap @ offset_gap)
-        by_class = (residual * z).sum(axis=0)
-        scale_gradient = by_class if scale_per_class else by_class.sum(keepdims=True)
-        gradient = np.concatenate(
-            [scale_gradient + 2 * scale_penalty * scale_gap, residual.sum(axis=0) + 2 * offset_penalty * offset_gap]
-        )
-        return float(loss), gradient
-
     start = np.concatenate([np.full(num_scales, anchor_scale), anchor_offset])
+    objective = penalised_nll(logit_set, anchor=start, num_scales=num_scales)
     result = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": max_steps, "ftol": 1e-12})
     if not result.success:
         raise FitFailed(
@@ -85,3 +65,31 @@ def fit_affine(
         )
     scale = np.broadcast_to(result.x[:num_scales], (num_classes,)).copy()
     return AffineFit(scale=scale, offset=result.x[num_scales:], objective=float(result.fun), iterations=int(result.nit))
+
+
+def penalised_nll(
+    logit_set: LogitSet, *, anchor: FloatArray, num_scales: int
+) -> Callable[[FloatArray], tuple[float, FloatArray]]:
+    """theta -> (objective in nats, gradient), theta being `num_scales` scales (1 or C) and then C offsets.
+
+    One scale for all classes is free; scales a class and offsets are pulled towards `anchor`.
+    """
+    z, labels = logit_set.logits, logit_set.labels
+    weights = balanced_weights(logit_set)
+    rows = np.arange(labels.size)
+    scale_penalty = 0.5 / (SCALE_SD**2 * labels.size) if num_scales > 1 else 0.0
+    offset_penalty = 0.5 / (OFFSET_SD**2 * labels.size)
+    penalty = np.concatenate([np.full(num_scales, scale_penalty), np.full(logit_set.num_classes, offset_penalty)])
+
+    def objective(theta: FloatArray) -> tuple[float, FloatArray]:
+        log_probs = log_softmax(theta[:num_scales] * z + theta[num_scales:])
+        residual = np.exp(log_probs)
+        residual[rows, labels] -= 1.0
+        residual *= weights[:, None]
+        gap = theta - anchor
+        loss = -weights @ log_probs[rows, labels] + penalty @ gap**2
+        by_class = (residual * z).sum(axis=0)
+        by_scale = by_class if num_scales > 1 else by_class.sum(keepdims=True)
+        return float(loss), np.concatenate([by_scale, residual.sum(axis=0)]) + 2 * penalty * gap
+
+    return objective

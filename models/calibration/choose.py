@@ -1,7 +1,7 @@
 """Which calibration the data support, with the reasons in words."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -58,7 +58,7 @@ def choose(logit_set: LogitSet, ledger: Ledger, row_norms: ArrayLike | None = No
             f"closed-form: the calibration set has a class with {fewest} examples; fits with parameters of their own "
             f"for each class need at least {MIN_PER_CLASS} of every class."
         )
-        return Choice(calibration=calibration, report=report, balanced_nll={}, reason=reason)
+        return Choice(calibration=_signed(calibration, reason), report=report, balanced_nll={}, reason=reason)
     weights = balanced_weights(logit_set)
     losses = {
         method: _item_nll(out_of_fold(fit_named(method, row_norms), logit_set, ledger), logit_set) for method in METHODS
@@ -81,7 +81,16 @@ def choose(logit_set: LogitSet, ledger: Ledger, row_norms: ArrayLike | None = No
         else f"the simplest within one standard error ({error:.4f}) of {best}, {gap:.4f} behind"
     )
     reason = f"{chosen}: {why} by class-balanced NLL over {num_folds(logit_set)} folds ({table})."
-    return Choice(calibration=calibration, report=report, balanced_nll=scores, reason=reason)
+    return Choice(calibration=_signed(calibration, reason), report=report, balanced_nll=scores, reason=reason)
+
+
+def was_chosen(calibration: Calibration) -> bool:
+    """Whether the data chose the method (`choose`) rather than a person."""
+    return "chosen" in calibration.provenance
+
+
+def _signed(calibration: Calibration, reason: str) -> Calibration:
+    return replace(calibration, provenance={**calibration.provenance, "chosen": reason})
 
 
 def out_of_fold(fit: Fit, logit_set: LogitSet, ledger: Ledger) -> FloatArray:

@@ -81,7 +81,5 @@ class FrequencyFileError(CalibrationError):
     def __init__(self, problems: Sequence[FileProblem]) -> None:
         self.problems = tuple(problems)
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        super().__init__(
-            f"{count} in the class-frequency file, nothing applied: "
-            + "; ".join(str(problem) for problem in self.problems)
-        )
+        listed = "; ".join(str(problem) for problem in self.problems)
+        super().__init__(f"{count} in the class-frequency file, nothing applied: {listed}")

@@ -29,9 +29,7 @@ def fit_held_out(
     warnings: tuple[str, ...] = ()
     if (omega < 0).any():
         negative = f"omega is negative for {int((omega < 0).sum())} classes (first {int(np.argmax(omega < 0))})"
-        warnings = (
-            f"{negative}: there a larger logit lowers the class. The calibration set is too small; use choose.",
-        )
+        warnings = (f"{negative}: there a larger logit lowers the class. The calibration set is small; use choose.",)
     calibration = Calibration(
         scale=omega,
         offset=fit.offset,

@@ -51,6 +51,19 @@ def fit_closed_form(logit_set: LogitSet, ledger: Ledger) -> tuple[Calibration, F
     return calibration, report
 
 
+def closed_form_without_data(ledger: Ledger) -> Calibration:
+    """d = z~ - log r_raw: what can be said without a labelled example; the confidence stays the classifier's own."""
+    num_classes = ledger.implied_prior.num_classes
+    return Calibration(
+        scale=np.ones(num_classes),
+        offset=-ledger.implied_prior.log_probs,
+        implied_prior=ClassPrior.uniform(num_classes),
+        method="closed-form",
+        parameters={"temperature": 1.0},
+        provenance={"num_items": 0},
+    )
+
+
 def fit_bcts(logit_set: LogitSet, ledger: Ledger) -> tuple[Calibration, FitReport]:
     """Bias-corrected temperature scaling: d = z~ / T + b, with b pulled towards the closed form's -log r_raw.
 

@@ -1,0 +1,245 @@
+"""What an uploaded class-frequency file does to a live model, and how much it changes: before and after, measured."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from models.calibration.choose import METHODS, choose, fit_named, num_folds, out_of_fold, was_chosen
+from models.calibration.frequencies import Frequencies
+from models.calibration.metrics import evaluate
+from models.calibration.prior import Ledger, kl_divergence, total_variation
+from models.calibration.temperature import closed_form_without_data
+from models.calibration.types import Calibration, ClassPrior, DebiasedLogits, FloatArray, LogitSet
+
+RESTORES_BIAS_BELOW = 0.02  # total variation between a target and the training law
+LARGE_SHIFT = float(np.log(100.0))  # nats between the target and the implied prior
+SMALL_GROUP = 20  # labelled examples of a group under which its figures say little
+SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Deployment:
+    """All that turns raw logits into scores: the ledger, the calibration fitted on it, and the target prior."""
+
+    ledger: Ledger
+    calibration: Calibration
+    prior: ClassPrior
+
+
+def with_target(deployment: Deployment, frequencies: Frequencies) -> Deployment:
+    """The same calibration under another target prior: closed form, no refit."""
+    return replace(deployment, prior=frequencies.prior)
+
+
+def with_training_counts(
+    deployment: Deployment,
+    frequencies: Frequencies,
+    calibration_set: LogitSet | None,
+    row_norms: ArrayLike | None = None,
+) -> Deployment:
+    """A new ledger from the true training counts, and the calibration fitted again the way it was fitted before.
+
+    Args: calibration_set, None where the model came without: then the closed form without data.
+    Raises: UnknownTrainingRule where r was measured, and whatever the fit raises.
+    """
+    ledger = deployment.ledger.with_class_counts(frequencies.counts if frequencies.counts is not None else [])
+    calibration = refit(deployment.calibration, ledger, calibration_set, row_norms)
+    return replace(deployment, ledger=ledger, calibration=calibration)
+
+
+def refit(
+    calibration: Calibration, ledger: Ledger, calibration_set: LogitSet | None, row_norms: ArrayLike | None
+) -> Calibration:
+    """The calibration that the same way of fitting gives under this ledger."""
+    if not _fitted_on(calibration, calibration_set) or calibration_set is None:
+        return closed_form_without_data(ledger)
+    if was_chosen(calibration):
+        return choose(calibration_set, ledger, row_norms).calibration
+    return fit_named(calibration.method, row_norms)(calibration_set, ledger)[0]
+
+
+def _fitted_on(calibration: Calibration, calibration_set: LogitSet | None) -> bool:
+    return (
+        calibration_set is not None
+        and calibration.method in METHODS
+        and bool(calibration.provenance.get("num_items"))
+        and calibration_set.labels.size > 1
+    )
+
+
+def compare(
+    before: Deployment,
+    after: Deployment,
+    *,
+    class_names: Sequence[str],
+    calibration_set: LogitSet | None,
+    row_norms: ArrayLike | None = None,
+) -> dict[str, Any]:
+    """A JSON-ready report of what changes from one deployment to the other.
+
+    The metrics of both are weighted to the *new* target prior, on the stored calibration set; where a calibration was
+    fitted on that set, every example is scored by a fit that did not see it.
+    """
+    shift = _log_weights(after) - _log_weights(before)
+    shift -= shift[np.isfinite(shift)].mean() if np.isfinite(shift).any() else 0.0
+    order = np.argsort(-np.nan_to_num(shift, neginf=-1e9, posinf=1e9), kind="stable")
+    measured, flips = _measure(before, after, class_names, calibration_set, row_norms)
+    return {
+        "prior": _describe_prior(after),
+        "classes": _classes(before, after, class_names, shift),
+        "raised_most": [_moved(class_names, shift, index) for index in order[:SHOWN] if shift[index] > 0],
+        "lowered_most": [_moved(class_names, shift, index) for index in order[::-1][:SHOWN] if shift[index] < 0],
+        "metrics": measured,
+        "flips": flips,
+        "warnings": _warnings(before, after, class_names, measured),
+    }
+
+
+def _log_weights(deployment: Deployment) -> FloatArray:
+    """What is added to `scale * z~`, `(C,)`: minus infinity for a class that cannot occur."""
+    calibration = deployment.calibration
+    return np.asarray(calibration.offset + deployment.prior.log_probs - calibration.implied_prior.log_probs)
+
+
+def _describe_prior(after: Deployment) -> dict[str, Any]:
+    probs = after.prior.probs
+    held = probs[probs > 0]
+    entropy = -float((held * np.log(held)).sum())
+    return {
+        "entropy_nats": entropy,
+        "effective_classes": float(np.exp(entropy)),
+        "imbalance_ratio": float(held.max() / held.min()),
+        "impossible_classes": int((probs == 0).sum()),
+        "kl_to_implied_prior_nats": kl_divergence(after.prior, after.calibration.implied_prior),
+        "total_variation_to_training_prior": total_variation(after.prior, after.ledger.training_prior),
+    }
+
+
+def _classes(
+    before: Deployment, after: Deployment, class_names: Sequence[str], shift: FloatArray
+) -> list[dict[str, Any]]:
+    """One row a class; `shift_nats` is relative to the average class, null where the class is or was impossible."""
+    columns = {
+        "prior_before": before.prior.probs,
+        "prior": after.prior.probs,
+        "implied_prior_before": before.ledger.implied_prior.probs,
+        "implied_prior": after.ledger.implied_prior.probs,
+        "shift_nats": shift,
+    }
+    return [
+        {"class": name} | {key: _finite(values[index]) for key, values in columns.items()}
+        for index, name in enumerate(class_names)
+    ]
+
+
+def _moved(class_names: Sequence[str], shift: FloatArray, index: int) -> dict[str, Any]:
+    return {"class": class_names[index], "shift_nats": _finite(shift[index])}
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _measure(
+    before: Deployment,
+    after: Deployment,
+    class_names: Sequence[str],
+    calibration_set: LogitSet | None,
+    row_norms: ArrayLike | None,
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """Metrics before and after, and the decisions that flip; None where there is nothing to measure on."""
+    if calibration_set is None or not calibration_set.labels.size:
+        return None, None
+    scores = [_out_of_fold_scores(deployment, calibration_set, row_norms) for deployment in (before, after)]
+    results = [
+        asdict(evaluate(s, calibration_set.labels, class_counts=after.ledger.class_counts, target=after.prior))
+        for s in scores
+    ]
+    folds = num_folds(calibration_set) if _fitted_on(after.calibration, calibration_set) else 0
+    sample = {
+        "drawn": calibration_set.drawn,
+        "items": results[1].pop("items"),
+        "weighted_to": "the new target prior (accuracy, ece, nll) and to every class alike (the rest)",
+        "out_of_fold": folds,
+    }
+    results[0].pop("items")
+    return {"sample": sample, "before": results[0], "after": results[1]}, _flips(scores[0], scores[1], class_names)
+
+
+def _out_of_fold_scores(deployment: Deployment, calibration_set: LogitSet, row_norms: ArrayLike | None) -> FloatArray:
+    calibration = deployment.calibration
+    if _fitted_on(calibration, calibration_set):
+        fit = fit_named(calibration.method, row_norms)
+        debiased = DebiasedLogits(out_of_fold(fit, calibration_set, deployment.ledger), calibration.implied_prior)
+    else:
+        debiased = calibration.debias(calibration_set.raw)
+    return debiased.adjust(deployment.prior).scores()
+
+
+def _flips(before: FloatArray, after: FloatArray, class_names: Sequence[str]) -> dict[str, Any]:
+    pairs = list(zip(before.argmax(axis=1).tolist(), after.argmax(axis=1).tolist(), strict=True))
+    flipped = Counter(pair for pair in pairs if pair[0] != pair[1])
+    return {
+        "share": sum(flipped.values()) / len(pairs),
+        "most_frequent": [
+            {"from": class_names[old], "to": class_names[new], "items": times}
+            for (old, new), times in flipped.most_common(SHOWN)
+        ],
+    }
+
+
+def _warnings(
+    before: Deployment, after: Deployment, class_names: Sequence[str], measured: dict[str, Any] | None
+) -> list[str]:
+    found = []
+    if total_variation(after.prior, after.ledger.training_prior) < RESTORES_BIAS_BELOW:
+        found.append(
+            "the target prior is the training law: the scores will favour the classes common in training, as the raw "
+            "classifier does. Right only if the model runs where classes occur as they did in training."
+        )
+    if after.ledger is not before.ledger:
+        found += _ledger_warnings(before, after)
+    with np.errstate(invalid="ignore"):
+        gap = np.abs(after.prior.log_probs - after.calibration.implied_prior.log_probs)
+    far = np.flatnonzero(np.isfinite(gap) & (gap > LARGE_SHIFT))
+    if far.size:
+        found.append(
+            f"{far.size} classes are moved by more than a factor of 100 (first {class_names[far[0]]!r}): a prior wrong "
+            "by a factor of 7 is already worse than none."
+        )
+    if measured is None:
+        found.append("nothing was measured: the model came without a calibration set.")
+    else:
+        items = measured["sample"]["items"]
+        found += [
+            f"the figures of the {group} classes rest on {items[group]} labelled examples."
+            for group in ("many", "medium", "few")
+            if 0 < items[group] < SMALL_GROUP
+        ]
+    return found
+
+
+def _ledger_warnings(before: Deployment, after: Deployment) -> list[str]:
+    found = []
+    uniform = ClassPrior.uniform(after.prior.num_classes)
+    if total_variation(after.ledger.training_prior, uniform) < RESTORES_BIAS_BELOW:
+        found.append("the training counts are nearly uniform: there is hardly a bias to take out.")
+    moved = after.ledger.implied_prior.log_probs - before.ledger.implied_prior.log_probs
+    if np.ptp(moved) < 1e-9:
+        found.append(
+            f"the implied prior did not change: for a classifier trained with {after.ledger.trained_with} these counts "
+            "say the same as before."
+        )
+        return found
+    anchor = float(np.abs(moved - moved.mean()).mean())
+    offset = after.calibration.offset - before.calibration.offset
+    followed = float(np.abs(offset - offset.mean()).mean())
+    found.append(
+        f"the counts act through the implied prior: it moved by {anchor:.3f} nats a class on average, the fitted "
+        f"offsets by {followed:.3f}."
+    )
+    return found

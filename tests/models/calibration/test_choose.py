@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+
+from models.calibration.choose import METHODS, choose, fit_named, num_folds, out_of_fold, was_chosen
+from models.calibration.errors import CalibrationError, LeakedSplit, NotEnoughData
+from models.calibration.types import LogitSet
+
+
+def shifted(sample, column, by):
+    logits = sample.logit_set.logits.copy()
+    logits[:, column] += by
+    return LogitSet(logits=logits, labels=sample.logit_set.labels, split="calibration")
+
+
+def test_takes_the_closed_form_where_it_is_the_truth(simulate):
+    sample = simulate(per_class=40, confidence=2.0)
+    choice = choose(sample.logit_set, sample.ledger)
+    assert choice.calibration.method == "closed-form"
+    assert set(choice.balanced_nll) == set(METHODS)
+
+
+def test_takes_an_offset_a_class_where_one_class_is_off(simulate):
+    sample = simulate(per_class=40)
+    choice = choose(shifted(sample, 2, 3.0), sample.ledger)
+    assert choice.calibration.method == "bcts"
+    assert choice.balanced_nll["bcts"] < choice.balanced_nll["closed-form"]
+
+
+def test_fewer_than_five_examples_a_class_leave_the_closed_form(simulate):
+    sample = simulate(per_class=4)
+    choice = choose(shifted(sample, 2, 3.0), sample.ledger)
+    assert choice.calibration.method == "closed-form"
+    assert "class with 4 examples" in choice.reason
+
+
+def test_says_why_and_signs_the_calibration(simulate):
+    sample = simulate(per_class=10)
+    choice = choose(sample.logit_set, sample.ledger)
+    assert choice.reason.startswith(choice.calibration.method)
+    assert choice.calibration.provenance["chosen"] == choice.reason
+    assert was_chosen(choice.calibration)
+    assert not was_chosen(fit_named("bcts")(sample.logit_set, sample.ledger)[0])
+
+
+def test_out_of_fold_rows_come_from_a_fit_that_did_not_see_them(simulate):
+    sample = simulate(per_class=5)
+    labels = sample.logit_set.labels.copy()
+    clean = out_of_fold(fit_named("bcts"), sample.logit_set, sample.ledger)
+    labels[0] = 9  # the row's own label must not reach its own score
+    relabelled = LogitSet(logits=sample.logit_set.logits, labels=labels, split="calibration")
+    inside, _ = fit_named("bcts")(relabelled, sample.ledger)
+    outside = out_of_fold(fit_named("bcts"), relabelled, sample.ledger)
+    assert not np.allclose(inside.debias(relabelled.raw).values[0], clean[0])
+    assert outside.shape == clean.shape
+    assert num_folds(relabelled) == 5
+
+
+def test_two_calls_give_the_same_answer(simulate):
+    sample = simulate(per_class=10)
+    first, second = (choose(sample.logit_set, sample.ledger) for _ in range(2))
+    assert first.reason == second.reason
+    np.testing.assert_array_equal(first.calibration.offset, second.calibration.offset)
+
+
+def test_refuses_training_data_nothing_and_unknown_methods(simulate):
+    sample = simulate(per_class=5)
+    with pytest.raises(LeakedSplit):
+        choose(LogitSet(logits=sample.logit_set.logits, labels=sample.logit_set.labels, split="train"), sample.ledger)
+    with pytest.raises(NotEnoughData):
+        choose(sample.logit_set.subset(np.array([], dtype=int)), sample.ledger)
+    with pytest.raises(CalibrationError, match="closed-form, bcts, marc; got 'platt'"):
+        fit_named("platt")

@@ -1,0 +1,63 @@
+import json
+
+import numpy as np
+import pytest
+
+from models.calibration.errors import InvalidManifest
+from models.calibration.manifest import InputSize, Manifest
+from models.calibration.prior import Ledger
+from models.calibration.temperature import closed_form_without_data
+
+
+def some_manifest(**changes):
+    ledger = Ledger.by_rule("balanced-softmax", [7, 2, 1], loss_counts=[6, 3, 1])
+    values = {
+        "name": "birds",
+        "class_names": ("tit", "owl", "crane"),
+        "ledger": ledger,
+        "calibration": closed_form_without_data(ledger),
+        "row_norms": np.array([1.0, 1 / 3, 0.1]),
+        "input_size": InputSize(height=32, width=48),
+        "files": {"model.onnx": "ab" * 32},
+    }
+    return Manifest(**(values | changes))
+
+
+def broken(**changes):
+    return some_manifest().to_json() | changes
+
+
+def test_survives_json_with_every_digit():
+    manifest = some_manifest()
+    again = Manifest.from_json(json.loads(json.dumps(manifest.to_json())))
+    assert again.to_json() == manifest.to_json()
+    np.testing.assert_array_equal(again.calibration.offset, manifest.calibration.offset)
+    assert again.input_size == InputSize(height=32, width=48)
+
+
+def test_a_logits_only_model_has_no_input():
+    assert Manifest.from_json(broken(input=None)).input_size is None
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ([], "JSON object"),
+        (broken(format_version=2), "format version 1; got 2"),
+        (broken(class_names=["tit", "owl"]), "cover the 2 classes; got 3"),
+        (broken(class_names=["tit", "owl", "tit"]), "'tit' stands twice"),
+        (broken(class_names=["tit", "owl", " "]), "none of them empty"),
+        (broken(class_names=["tit", "owl", 3]), "texts"),
+        (broken(input={"height": 0, "width": 3}), "at least 1 x 1"),
+        (broken(row_norms=[1, 2]), "not consistent"),
+        (broken(row_norms=[1, 2, 0]), "positive"),
+        (broken(files=None), "not consistent"),
+        (broken(ledger=some_manifest().to_json()["ledger"] | {"trained_with": "magic"}), "trained_with is one of"),
+        (broken(ledger=some_manifest().to_json()["ledger"] | {"implied_prior": [0.5, 0.3, 0.2]}), "does not follow"),
+        (broken(ledger=some_manifest().to_json()["ledger"] | {"class_counts": [7, 0, 1]}), "class 1 has 0"),
+        ({key: value for key, value in broken().items() if key != "ledger"}, "lacks the field 'ledger'"),
+    ],
+)
+def test_says_what_is_wrong(document, said):
+    with pytest.raises(InvalidManifest, match=said):
+        Manifest.from_json(document)

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+
+from models.calibration.errors import EmptyClass, NotEnoughData, ShapeMismatch, UnknownTrainingRule
+from models.calibration.prior import Ledger, kl_divergence, measure_implied_prior, total_variation
+from models.calibration.types import ClassPrior, LogitSet
+
+COUNTS = [60, 30, 10]
+
+
+class TestTheRules:
+    def test_cross_entropy_implies_the_training_law(self):
+        np.testing.assert_allclose(Ledger.by_rule("cross-entropy", COUNTS).implied_prior.probs, [0.6, 0.3, 0.1])
+
+    @pytest.mark.parametrize("trained_with", ["balanced-softmax", "balanced-sampling"])
+    def test_balanced_training_implies_the_uniform_law(self, trained_with):
+        np.testing.assert_allclose(Ledger.by_rule(trained_with, COUNTS).implied_prior.probs, [1 / 3] * 3)
+
+    def test_balanced_softmax_given_wrong_counts_implies_the_ratio(self):
+        # n = 60 30 10 against the loss's 20 20 20: ratios 3 1.5 .5
+        ledger = Ledger.by_rule("balanced-softmax", COUNTS, loss_counts=[20, 20, 20])
+        np.testing.assert_allclose(ledger.implied_prior.probs, [0.6, 0.3, 0.1])
+
+    def test_new_training_counts_for_balanced_softmax_are_set_against_those_of_its_loss(self):
+        ledger = Ledger.by_rule("balanced-softmax", COUNTS).with_class_counts([60, 30, 40])
+        np.testing.assert_allclose(ledger.implied_prior.probs, [1 / 6, 1 / 6, 4 / 6])
+
+    def test_counts_alone_do_not_tell_for_an_unknown_training(self):
+        with pytest.raises(UnknownTrainingRule, match="labelled logits"):
+            Ledger.by_rule("unknown", COUNTS)
+
+    def test_an_empty_class_is_named(self):
+        with pytest.raises(EmptyClass, match="class 1 has 0"):
+            Ledger.by_rule("cross-entropy", [5, 0, 1])
+
+    @pytest.mark.parametrize("counts", [[1.5, 2.0], [5], [[1, 2]]])
+    def test_counts_are_whole_numbers_one_a_class(self, counts):
+        with pytest.raises(ShapeMismatch):
+            Ledger.by_rule("cross-entropy", counts)
+
+
+class TestTheMeasuredPrior:
+    def test_recovers_the_training_law_from_held_out_logits(self, simulate):
+        sample = simulate(per_class=2000)
+        measured = measure_implied_prior(sample.logit_set)
+        assert total_variation(measured, sample.ledger.implied_prior) < 0.02
+
+    def test_the_plain_mean_prediction_would_miss_it(self, simulate):
+        # on a class-balanced sample the mean prediction is not r: why the fixed point is needed
+        sample = simulate(per_class=2000)
+        mean = ClassPrior.from_weights(sample.logit_set.raw.scores().mean(axis=0))
+        assert total_variation(mean, sample.ledger.implied_prior) > 0.1
+
+    def test_needs_every_class(self):
+        logit_set = LogitSet(logits=np.zeros((2, 3)), labels=np.array([0, 1]), split="calibration")
+        with pytest.raises(NotEnoughData, match="class 2"):
+            measure_implied_prior(logit_set)
+
+    def test_is_not_changed_by_new_counts(self, simulate):
+        ledger = Ledger.measured(simulate().logit_set, [5] * 10)
+        with pytest.raises(UnknownTrainingRule, match="measured"):
+            ledger.with_class_counts([6] * 10)
+
+
+def test_distances_by_hand():
+    p, q = ClassPrior.from_weights([1, 1]), ClassPrior.from_weights([3, 1])
+    assert total_variation(p, q) == pytest.approx(0.25)
+    assert kl_divergence(p, q) == pytest.approx(0.5 * np.log(2 / 3) + 0.5 * np.log(2))
+    assert kl_divergence(ClassPrior.from_weights([1, 0]), q) == pytest.approx(np.log(4 / 3))

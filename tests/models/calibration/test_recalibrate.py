@@ -1,0 +1,139 @@
+import json
+
+import numpy as np
+import pytest
+
+from models.calibration.choose import choose, fit_named
+from models.calibration.errors import UnknownTrainingRule
+from models.calibration.frequencies import read_frequencies
+from models.calibration.prior import Ledger
+from models.calibration.recalibrate import Deployment, compare, with_target, with_training_counts
+from models.calibration.temperature import closed_form_without_data
+from models.calibration.types import ClassPrior
+
+NAMES = [f"class-{index}" for index in range(10)]
+
+
+def frequencies(values, role="target"):
+    return read_frequencies(json.dumps(values).encode(), NAMES, role=role, zeros="impossible")
+
+
+def live(sample, method=None):
+    fitted = choose(sample.logit_set, sample.ledger).calibration
+    calibration = fit_named(method)(sample.logit_set, sample.ledger)[0] if method else fitted
+    return Deployment(ledger=sample.ledger, calibration=calibration, prior=ClassPrior.uniform(10))
+
+
+def report(sample, before, after):
+    return compare(before, after, class_names=NAMES, calibration_set=sample.logit_set)
+
+
+class TestATarget:
+    def test_helps_where_the_model_then_runs(self, simulate):
+        sample = simulate()
+        before = live(sample)
+        after = with_target(before, frequencies([1, 1, 1, 1, 1, 1, 1, 20, 20, 20]))
+        told = report(sample, before, after)
+        assert after.calibration is before.calibration
+        assert told["metrics"]["after"]["accuracy"]["value"] > told["metrics"]["before"]["accuracy"]["value"] + 0.02
+        assert told["metrics"]["after"]["nll"]["value"] < told["metrics"]["before"]["nll"]["value"]
+        assert {row["class"] for row in told["raised_most"]} == {"class-7", "class-8", "class-9"}
+        assert told["flips"]["share"] > 0.05
+        assert told["flips"]["most_frequent"][0]["to"] in {"class-7", "class-8", "class-9"}
+
+    def test_shift_by_hand(self, simulate):
+        sample = simulate()
+        before = live(sample)
+        told = report(sample, before, with_target(before, frequencies([np.e, 1, 1, 1, 1, 1, 1, 1, 1, 1])))
+        # one class up by 1 nat against the other nine, relative to the average
+        assert told["classes"][0]["shift_nats"] == pytest.approx(0.9)
+        assert told["classes"][1]["shift_nats"] == pytest.approx(-0.1)
+
+    def test_that_is_the_training_law_is_a_warning(self, simulate):
+        sample = simulate()
+        before = live(sample)
+        told = report(sample, before, with_target(before, frequencies(sample.ledger.class_counts.tolist())))
+        assert "training law" in told["warnings"][0]
+
+    def test_with_an_impossible_class_is_json_ready(self, simulate):
+        sample = simulate()
+        before = live(sample)
+        told = report(sample, before, with_target(before, frequencies([0, 1, 1, 1, 1, 1, 1, 1, 1, 1])))
+        json.dumps(told, allow_nan=False)
+        assert told["classes"][0]["shift_nats"] is None
+        assert told["prior"]["impossible_classes"] == 1
+
+    def test_far_from_the_implied_prior_is_a_warning(self, simulate):
+        sample = simulate()
+        before = live(sample)
+        told = report(
+            sample, before, with_target(before, frequencies([1, 5000, 5000, 5000, 5000, 5000, 5000, 5000, 1, 1]))
+        )
+        assert any("factor of 100" in text for text in told["warnings"])
+
+    def test_figures_are_out_of_fold_and_name_the_sample(self, simulate):
+        sample = simulate(per_class=5)
+        before = live(sample, "marc")
+        measured = report(sample, before, before)["metrics"]
+        assert measured["sample"]["out_of_fold"] == 5
+        assert measured["sample"]["items"]["all"] == 50
+        seen = before.calibration.debias(sample.logit_set.raw).adjust(before.prior).scores()
+        in_sample = -np.log(seen[np.arange(50), sample.logit_set.labels]).mean()
+        assert measured["after"]["nll"]["value"] > in_sample + 0.01
+
+
+class TestTrainingCounts:
+    def test_repair_a_ledger_that_was_wrong(self, simulate):
+        sample = simulate(per_class=40)
+        wrong = Ledger.by_rule("cross-entropy", [100] * 10)
+        before = Deployment(
+            ledger=wrong,
+            calibration=fit_named("closed-form")(sample.logit_set, wrong)[0],
+            prior=ClassPrior.uniform(10),
+        )
+        counts = frequencies(sample.ledger.class_counts.tolist(), "training")
+        after = with_training_counts(before, counts, sample.logit_set)
+        told = report(sample, before, after)
+        assert told["metrics"]["after"]["accuracy"]["value"] > told["metrics"]["before"]["accuracy"]["value"] + 0.03
+        assert any("act through the implied prior" in text for text in told["warnings"])
+        right, _ = fit_named("closed-form")(sample.logit_set, sample.ledger)
+        np.testing.assert_array_equal(after.calibration.offset, right.offset)
+
+    def test_choose_again_where_the_data_had_chosen(self, simulate):
+        sample = simulate(per_class=10)
+        after = with_training_counts(live(sample), frequencies(list(range(10, 0, -1)), "training"), sample.logit_set)
+        assert "chosen" in after.calibration.provenance
+        kept = with_training_counts(live(sample, "marc"), frequencies([5] * 10, "training"), sample.logit_set)
+        assert kept.calibration.method == "marc"
+        assert "chosen" not in kept.calibration.provenance
+
+    def test_work_without_a_calibration_set_and_say_that_nothing_was_measured(self, simulate):
+        sample = simulate()
+        before = Deployment(
+            ledger=sample.ledger,
+            calibration=closed_form_without_data(sample.ledger),
+            prior=ClassPrior.uniform(10),
+        )
+        after = with_training_counts(before, frequencies([10, 9, 8, 7, 6, 5, 4, 3, 2, 1], "training"), None)
+        np.testing.assert_allclose(
+            np.diff(after.calibration.offset), np.log(np.arange(10, 1, -1) / np.arange(9, 0, -1))
+        )
+        told = compare(before, after, class_names=NAMES, calibration_set=None)
+        assert told["metrics"] is None
+        assert any("nothing was measured" in text for text in told["warnings"])
+
+    def test_say_when_they_change_nothing(self, simulate):
+        sample = simulate(trained_with="balanced-sampling")
+        before = live(sample)
+        after = with_training_counts(before, frequencies([9, 8, 7, 6, 5, 4, 3, 2, 1, 1], "training"), sample.logit_set)
+        assert any("did not change" in text for text in report(sample, before, after)["warnings"])
+
+    def test_cannot_change_a_measured_prior(self, simulate):
+        sample = simulate()
+        measured = Deployment(
+            ledger=Ledger.measured(sample.logit_set, [5] * 10),
+            calibration=live(sample).calibration,
+            prior=ClassPrior.uniform(10),
+        )
+        with pytest.raises(UnknownTrainingRule):
+            with_training_counts(measured, frequencies([6] * 10, "training"), sample.logit_set)
