@@ -67,7 +67,6 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict; floats keep every digit."""
-        ledger = self.ledger
         return {
             "format_version": FORMAT_VERSION,
             "name": self.name,
@@ -75,13 +74,7 @@ class Manifest:
             "input": None
             if self.input_size is None
             else {"height": self.input_size.height, "width": self.input_size.width},
-            "ledger": {
-                "trained_with": ledger.trained_with,
-                "class_counts": ledger.class_counts.tolist(),
-                "loss_counts": None if ledger.loss_counts is None else ledger.loss_counts.tolist(),
-                "implied_prior": ledger.implied_prior.probs.tolist(),
-                "source": ledger.source,
-            },
+            "ledger": ledger_to_json(self.ledger),
             "row_norms": self.row_norms.tolist(),
             "calibration": calibration_to_json(self.calibration),
             "metrics": dict(self.metrics),
@@ -105,7 +98,7 @@ class Manifest:
                 name=str(document["name"]),
                 class_names=tuple(document["class_names"]),
                 input_size=None if size is None else InputSize(height=int(size["height"]), width=int(size["width"])),
-                ledger=_ledger_from_json(document["ledger"]),
+                ledger=ledger_from_json(document["ledger"]),
                 row_norms=document["row_norms"],
                 calibration=calibration_from_json(document["calibration"]),
                 metrics=document["metrics"],
@@ -154,7 +147,17 @@ def calibration_from_json(document: Mapping[str, Any]) -> Calibration:
     )
 
 
-def _ledger_from_json(document: Mapping[str, Any]) -> Ledger:
+def ledger_to_json(ledger: Ledger) -> dict[str, Any]:
+    return {
+        "trained_with": ledger.trained_with,
+        "class_counts": ledger.class_counts.tolist(),
+        "loss_counts": None if ledger.loss_counts is None else ledger.loss_counts.tolist(),
+        "implied_prior": ledger.implied_prior.probs.tolist(),
+        "source": ledger.source,
+    }
+
+
+def ledger_from_json(document: Mapping[str, Any]) -> Ledger:
     if document["trained_with"] not in TRAINED_WITH:
         raise InvalidManifest(f"trained_with is one of {', '.join(TRAINED_WITH)}; got {document['trained_with']!r}.")
     if document["source"] not in ("rule", "measured"):

@@ -1,0 +1,83 @@
+"""Feature extractors `(N, 3, H, W)` -> `(N, D)`."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut without parameters (option A of He et al., CVPR 2016): where the block halves
+    the image, the shortcut takes every second pixel and fills the new channels with zeros."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.stride = stride
+        self.new_channels = out_channels - in_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.stride > 1 or self.new_channels:
+            half = self.new_channels // 2
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, half, self.new_channels - half))
+        return F.relu(out + x)
+
+
+class ResNet32(nn.Module):
+    """ResNet-32 for 32-pixel images: 3 stages of 5 blocks with 16, 32 and 64 channels, 64 features."""
+
+    num_features = 64
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        widths = (16, 16, 32, 64)
+        blocks = [
+            BasicBlock(widths[stage + bool(block)], widths[stage + 1], stride=2 if stage and not block else 1)
+            for stage in range(3)
+            for block in range(5)
+        ]
+        self.blocks = nn.Sequential(*blocks)
+        _kaiming_(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(F.relu(self.bn1(self.conv1(x)))).mean(dim=(2, 3))
+
+
+class SmallNet(nn.Module):
+    """Three convolutions with batch normalisation, 64 features: for images of a few pixels, such as 8x8 digits."""
+
+    num_features = 64
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for in_channels, out_channels, stride in ((3, 32, 1), (32, 64, 2), (64, 64, 1)):
+            layers += [
+                nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False),
+                nn.BatchNorm2d(out_channels),
+                nn.ReLU(inplace=True),
+            ]
+        self.layers = nn.Sequential(*layers)
+        _kaiming_(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x).mean(dim=(2, 3))
+
+
+def _kaiming_(module: nn.Module) -> None:
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+
+
+BACKBONES = {"resnet32": ResNet32, "small": SmallNet}
+SMALL_BELOW = 16  # pixels of the shorter side
+
+
+def backbone_for(height: int, width: int) -> str:
+    """The backbone's name for an image size."""
+    return "small" if min(height, width) < SMALL_BELOW else "resnet32"

@@ -1,0 +1,91 @@
+"""Writing a bundle: the only thing that passes from training to the service."""
+
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from models.calibration.errors import CalibrationError
+from models.calibration.manifest import CALIBRATION_SET_FILE, MANIFEST_FILE, MODEL_FILE, Manifest
+from models.calibration.types import LogitSet
+
+PACKAGES = ("equipoise", "numpy", "scipy", "onnx", "torch")
+
+
+class OutputExists(CalibrationError):
+    """A folder that would be overwritten."""
+
+
+def write_bundle(out: Path, manifest: Manifest, *, model: bytes | None, calibration_set: LogitSet | None) -> Manifest:
+    """Write the folder; it appears complete or not at all.
+
+    Args: manifest, whose `files` are filled in here; model, None for a logits-only bundle.
+    Returns: the manifest as written. Raises: OutputExists.
+    """
+    files: dict[str, bytes] = {}
+    if model is not None:
+        files[MODEL_FILE] = model
+    if calibration_set is not None:
+        files[CALIBRATION_SET_FILE] = pack_logits(calibration_set)
+    complete = replace(manifest, files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
+    files[MANIFEST_FILE] = json.dumps(complete.to_json(), indent=1, ensure_ascii=False, allow_nan=False).encode()
+    with new_folder(out) as folder:
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+    return complete
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill, which takes its name `out` only when all went well.
+
+    Raises: OutputExists, CalibrationError where it cannot be written.
+    """
+    if out.exists():
+        raise OutputExists(f"{out} exists already and is not overwritten. Remove it, or choose another --out.")
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise CalibrationError(f"{out} cannot be written: {error.strerror}. Choose another --out.") from error
+    try:
+        yield partial
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def pack_logits(logit_set: LogitSet) -> bytes:
+    """The .npz of a bundle's calibration set: logits float32, labels, split, drawn."""
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        logits=logit_set.logits.astype(np.float32),
+        labels=logit_set.labels,
+        split=np.array(logit_set.split),
+        drawn=np.array(logit_set.drawn),
+    )
+    return buffer.getvalue()
+
+
+def unpack_logits(data: Mapping[str, np.ndarray]) -> LogitSet:
+    return LogitSet(logits=data["logits"], labels=data["labels"], split=str(data["split"]), drawn=str(data["drawn"]))
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what made the bundle, for its provenance."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
