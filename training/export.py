@@ -12,7 +12,7 @@ from models.calibration.types import Calibration, RawLogits
 from models.images import UInt8Array
 from models.networks.classifier import Classifier
 from training.collect import raw_logits
-from training.onnx_graph import IMAGES, LOGITS, standardise
+from training.onnx_graph import IMAGES, LOGITS, quiet_session_options, standardise
 
 MAX_DIFFERENCE = 1e-4  # between torch's and onnxruntime's centred float32 logits
 
@@ -52,13 +52,6 @@ def check_parity(model: bytes, classifier: Classifier, images: UInt8Array) -> fl
             "Nothing was exported."
         )
     return difference
-
-
-def quiet_session_options() -> ort.SessionOptions:
-    """onnxruntime warns of every overridable initialiser; ours are meant."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    return options
 
 
 class _quiet:
