@@ -1,0 +1,1 @@
+"""Thin endpoints: they translate between HTTP and the rest of the service."""

@@ -1,0 +1,132 @@
+"""Reading a bundle: a folder or a .tar of it, complete in itself, checked against the checksums in its manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import tarfile
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import cast, get_args
+
+import numpy as np
+import orjson
+
+from models.calibration.errors import CalibrationError
+from models.calibration.manifest import CALIBRATION_SET_FILE, MANIFEST_FILE, MODEL_FILE, Manifest
+from models.calibration.types import LogitSet, Split
+from service.errors import InvalidBundle
+
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+ReadFile = Callable[[str], bytes | None]  # None for a file that is not there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Bundle:
+    """A manifest and the files that it lists, by name; their checksums are right."""
+
+    manifest: Manifest
+    files: Mapping[str, bytes]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the manifest, and so of everything: it holds the checksums of the files."""
+        return hashlib.sha256(orjson.dumps(self.manifest.to_json(), option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Raises: InvalidBundle, saying what is wrong with which file."""
+    try:
+        if path.is_dir():
+            return _check(_from_folder(path))
+        with tarfile.open(path, "r:") as archive:
+            return _check(_from_archive(archive))
+    except (CalibrationError, tarfile.TarError, OSError) as error:
+        raise InvalidBundle(
+            f"{path} is not a sound bundle: {error} A bundle is a folder with {MANIFEST_FILE}, or an uncompressed .tar "
+            "of it, as `equipoise export` and `equipoise import` write it."
+        ) from error
+
+
+def read_calibration_set(data: bytes) -> LogitSet:
+    """The labelled logits of `calibration_set.npz`. Raises: InvalidBundle."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            split, drawn = str(arrays["split"]), str(arrays["drawn"])
+            if split not in get_args(Split):
+                raise InvalidBundle(f"a split is one of {', '.join(get_args(Split))}; got {split!r}.")
+            return LogitSet(logits=arrays["logits"], labels=arrays["labels"], split=cast(Split, split), drawn=drawn)
+    except InvalidBundle:
+        raise
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InvalidBundle(f"{CALIBRATION_SET_FILE} holds logits, labels, split and drawn; {error}") from error
+
+
+def _check(read: ReadFile) -> Bundle:
+    text = read(MANIFEST_FILE)
+    if text is None:
+        raise InvalidBundle(f"it has no {MANIFEST_FILE}.")
+    try:
+        manifest = Manifest.from_json(orjson.loads(text))
+    except orjson.JSONDecodeError as error:
+        raise InvalidBundle(f"{MANIFEST_FILE} is not JSON: {error}.") from error
+    if not MODEL_NAME.fullmatch(manifest.name):
+        raise InvalidBundle(
+            f"a model's name is up to 64 letters, digits, dots, dashes and underscores; got {manifest.name!r}."
+        )
+    files = {name: _checked_file(read, name, digest) for name, digest in manifest.files.items()}
+    if manifest.input_size is not None and MODEL_FILE not in files:
+        raise InvalidBundle(f"its manifest describes a network but lists no {MODEL_FILE}.")
+    if CALIBRATION_SET_FILE in files:
+        classes = read_calibration_set(files[CALIBRATION_SET_FILE]).num_classes
+        if classes != manifest.num_classes:
+            raise InvalidBundle(
+                f"{CALIBRATION_SET_FILE} has logits of {classes} classes, the manifest {manifest.num_classes}."
+            )
+    return Bundle(manifest=manifest, files=files)
+
+
+def _checked_file(read: ReadFile, name: str, digest: str) -> bytes:
+    if name in ("", ".", "..", MANIFEST_FILE) or "/" in name or "\\" in name or "\0" in name:
+        raise InvalidBundle(f"its manifest lists {name!r}; the files of a bundle lie in its own folder, by plain name.")
+    data = read(name)
+    if data is None:
+        raise InvalidBundle(f"its manifest lists {name}, which is missing. Copy the whole bundle again.")
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != digest:
+        raise InvalidBundle(
+            f"{name} has the SHA-256 {actual}, its manifest says {digest}: it was damaged or exchanged. Copy it again."
+        )
+    return data
+
+
+def _from_folder(folder: Path) -> ReadFile:
+    def read(name: str) -> bytes | None:
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise InvalidBundle(f"{name} is a link that leads out of the folder. Put the file itself there.")
+        return path.read_bytes() if path.is_file() else None
+
+    return read
+
+
+def _from_archive(archive: tarfile.TarFile) -> ReadFile:
+    """Reads members in place; nothing is unpacked. The bundle is at the top, or alone in one folder."""
+    members = {str(PurePosixPath(member.name)): member for member in archive.getmembers()}
+    for name, member in members.items():
+        if name.startswith("/") or ".." in PurePosixPath(name).parts:
+            raise InvalidBundle(f"its member {name!r} climbs out of the folder.")
+        if not (member.isreg() or member.isdir()) or member.issparse():
+            raise InvalidBundle(f"its member {name!r} is not a plain file. A bundle holds no links and no devices.")
+    tops = {PurePosixPath(name).parent for name in members if PurePosixPath(name).name == MANIFEST_FILE}
+    top = min(tops, key=lambda folder: len(folder.parts), default=PurePosixPath())
+
+    def read(name: str) -> bytes | None:
+        member = members.get(str(top / name))
+        content = None if member is None else archive.extractfile(member)
+        return None if content is None else content.read()
+
+    return read

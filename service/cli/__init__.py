@@ -1,0 +1,40 @@
+"""The command `equipoise`. Training is reached by lazy imports, so that serving works without torch."""
+
+import sys
+
+import typer
+from rich.console import Console
+
+import service.cli.serving as serving
+import service.cli.training as training
+from models.calibration.errors import CalibrationError
+
+app = typer.Typer(
+    name="equipoise",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help=(
+        "Debiased class scores for image classifiers trained on long-tailed data.\n\n"
+        "The way of a model: train (or import your own), fit its calibration, evaluate, export a bundle, serve it, "
+        "score images. `equipoise demo` does all of it on a small data set.\n\n"
+        "Exit codes: 0 done, 1 refused or failed (the message says why), 2 wrong usage."
+    ),
+)
+app.command("train")(training.train)
+app.command("fit")(training.fit)
+app.command("evaluate")(training.evaluate)
+app.command("export")(training.export)
+app.command("import")(training.import_model)
+app.command("serve")(serving.serve)
+app.command("score")(serving.score)
+app.command("demo")(serving.demo)
+
+
+def main() -> None:
+    """Run the command line; an expected error is one message on stderr and exit code 1, never a traceback."""
+    try:
+        app(prog_name="equipoise")
+    except CalibrationError as error:
+        Console(stderr=True, soft_wrap=True, highlight=False).print("error:", str(error), style="red", markup=False)
+        sys.exit(1)

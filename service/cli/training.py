@@ -1,0 +1,224 @@
+"""Commands that make a model: train, fit, evaluate, export, import."""
+
+import importlib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from models.calibration.errors import CalibrationError
+from models.calibration.frequencies import read_frequencies
+from models.calibration.types import LogitSet
+
+console = Console(highlight=False)
+Run = Annotated[Path, typer.Argument(help="The run folder that `equipoise train` wrote.", show_default=False)]
+
+
+class MissingExtra(CalibrationError):
+    """A command needs packages that the serving installation leaves out."""
+
+
+def load_training(module: str) -> Any:
+    """A module of `training`, imported late because it needs torch or onnx. Raises: MissingExtra."""
+    try:
+        return importlib.import_module(f"training.{module}")
+    except ModuleNotFoundError as error:
+        extra = "onnx" if module == "onnx_import" else "train"
+        raise MissingExtra(
+            f"this command needs the package {error.name!r}, which serving does without. "
+            f"Install the extra: pip install 'equipoise[{extra}]'."
+        ) from error
+
+
+def train(
+    out: Annotated[Path, typer.Option(help="Folder to write the run to; it must not exist yet.", show_default=False)],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="`digits` (the 8x8 digits that scikit-learn ships), or a .npz file with x_train, y_train, x_test, "
+            "y_test and, if you like, x_holdout, y_holdout and class_names. Images are uint8 (N, H, W, 3)."
+        ),
+    ] = "digits",
+    loss: Annotated[
+        Literal["cross-entropy", "balanced-softmax"], typer.Option(help="What the network is trained with.")
+    ] = "cross-entropy",
+    imbalance_ratio: Annotated[
+        float | None,
+        typer.Option(
+            help="Cut the training images to a long tail with this ratio of the largest to the smallest class. "
+            "Without it: 50 for digits, an .npz as it is.",
+            show_default=False,
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training images.", show_default="by image size")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step.", show_default="by image size")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Largest learning rate.", show_default="by image size")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same network on the same machine.")] = 0,
+) -> None:
+    """Train a classifier and write a run folder (network, logits of held-out images, how it was made)."""
+    runs = load_training("runs")
+    chosen = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    changes = {name: value for name, value in chosen.items() if value is not None}
+    with EpochsBar(f"training with {loss}") as progress:
+        runs.train_run(
+            data, out=out, imbalance_ratio=imbalance_ratio, progress=progress, loss=loss, seed=seed, **changes
+        )
+    console.print(f"Trained. Next: equipoise fit {out}")
+
+
+def fit(
+    run: Run,
+    method: Annotated[
+        Literal["choose", "closed-form", "bcts", "marc"],
+        typer.Option(
+            help="closed-form takes the training prior out; bcts and marc also fit every class on held-out images; "
+            "choose takes the simplest that the held-out images support."
+        ),
+    ] = "choose",
+) -> None:
+    """Fit the post-hoc calibration of a trained run on its held-out images."""
+    console.print(load_training("runs").fit_run(run, method=method).reason)
+    console.print(f"Next: equipoise evaluate {run}, equipoise export {run} --out BUNDLE")
+
+
+def evaluate(run: Run) -> None:
+    """Show raw and debiased figures on the test images: accuracy by class size, calibration error, NLL."""
+    console.print(figures_table(load_training("runs").evaluate_run(run)))
+
+
+def export(
+    run: Run,
+    out: Annotated[Path, typer.Option(help="Bundle folder to write; it must not exist yet.", show_default=False)],
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model in the service.", show_default="the run folder's")
+    ] = None,
+) -> None:
+    """Export a fitted run as a bundle: ONNX graph, manifest, calibration set."""
+    manifest = load_training("runs").export_run(run, out, name=name or run.name)
+    console.print(f"Wrote {out} (ONNX and torch differ by {manifest.metrics['onnx_parity']:.1e} at most).")
+    console.print(f"Next: equipoise serve {out}")
+
+
+def import_model(
+    name: Annotated[str, typer.Option(help="Name of the model in the service.", show_default=False)],
+    classes: Annotated[Path, typer.Option(help="Text file, one class name a line, in order.", show_default=False)],
+    counts: Annotated[
+        Path, typer.Option(help="Class-frequency file (CSV or JSON): training images a class.", show_default=False)
+    ],
+    trained_with: Annotated[
+        Literal["cross-entropy", "balanced-softmax", "balanced-sampling", "unknown"],
+        typer.Option(help="How it was trained; counts alone do not tell. unknown needs --logits.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option(help="Bundle folder to write; it must not exist yet.", show_default=False)],
+    model: Annotated[
+        Path | None, typer.Argument(help="The .onnx file; leave it out for a model that is sent logits.")
+    ] = None,
+    logits: Annotated[
+        Path | None,
+        typer.Option(help="Labelled held-out logits to calibrate on: .npz with logits (N, C) and labels (N,)."),
+    ] = None,
+    layout: Annotated[
+        Literal["nchw", "nhwc"] | None, typer.Option(help="Order of the input's axes.", show_default="from the graph")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Input size HxW, such as 224x224.", show_default="from the graph")
+    ] = None,
+    mean: Annotated[str, typer.Option(help="Mean of each channel, for pixels in [0, 1].")] = "0.485,0.456,0.406",
+    std: Annotated[str, typer.Option(help="Standard deviation of each channel.")] = "0.229,0.224,0.225",
+    input_name: Annotated[
+        str | None, typer.Option("--input", help="Name of the graph's input.", show_default="the only one")
+    ] = None,
+    output_name: Annotated[
+        str | None, typer.Option("--output", help="Name of the graph's output.", show_default="the only one")
+    ] = None,
+    output_kind: Annotated[Literal["logits", "probabilities"], typer.Option(help="What the output holds.")] = "logits",
+) -> None:
+    """Turn any ONNX classifier, or just its logits, into a bundle."""
+    class_names = [line.strip() for line in _read(classes).decode().splitlines() if line.strip()]
+    frequencies = read_frequencies(_read(counts), class_names, role="training")
+    load_training("onnx_import").import_onnx(
+        model,
+        out=out,
+        name=name,
+        class_names=class_names,
+        class_counts=frequencies.counts,
+        trained_with=trained_with,
+        logits=None if logits is None else _labelled_logits(logits),
+        layout=layout,
+        size=None if size is None else _numbers(size, "--size", "x", int, 2),
+        mean=_numbers(mean, "--mean", ",", float, 3),
+        std=_numbers(std, "--std", ",", float, 3),
+        input_name=input_name,
+        output_name=output_name,
+        output_kind=output_kind,
+    )
+    console.print(f"Wrote {out}. Next: equipoise serve {out}")
+
+
+class EpochsBar:
+    """A progress bar that is called with (epoch, epochs, loss)."""
+
+    def __init__(self, title: str) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"))
+        self._bar = Progress(*columns, TimeRemainingColumn(), console=console)
+        self._task = self._bar.add_task(title, total=None, said="")
+
+    def __enter__(self) -> "EpochsBar":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, epoch: int, epochs: int, loss: float) -> None:
+        self._bar.update(self._task, completed=epoch, total=epochs, said=f"epoch {epoch}/{epochs}, loss {loss:.3f}")
+
+
+def figures_table(rows: dict[str, Any]) -> Table:
+    """A row of percentages (NLL in nats) for each name -> Metrics."""
+    table = Table("", "accuracy", "many", "medium", "few", "ECE", "NLL")
+    for name, metrics in rows.items():
+        shares = (metrics.balanced_accuracy, metrics.many, metrics.medium, metrics.few, metrics.ece)
+        cells = ["-" if share.value is None else f"{100 * share.value:.1f}" for share in shares]
+        table.add_row(name, *cells, f"{metrics.nll.value:.3f}")
+    return table
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CalibrationError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _labelled_logits(path: Path) -> LogitSet:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return LogitSet(
+                logits=arrays["logits"],
+                labels=arrays["labels"],
+                split="calibration",
+                drawn=f"given at import ({path.name})",
+            )
+    except (OSError, KeyError, ValueError) as error:
+        if isinstance(error, CalibrationError):
+            raise
+        raise CalibrationError(f"{path} must be an .npz with logits (N, C) and labels (N,): {error}") from error
+
+
+def _numbers(text: str, option: str, separator: str, kind: type, count: int) -> tuple[Any, ...]:
+    try:
+        numbers = tuple(kind(part) for part in text.lower().split(separator))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != count:
+        raise typer.BadParameter(f"{count} numbers separated by {separator!r}; got {text!r}.", param_hint=option)
+    return numbers

@@ -1,0 +1,254 @@
+"""The service's own errors, and the one table that turns every error into an RFC 9457 problem document."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+
+from models.calibration.errors import (
+    CalibrationError,
+    FrequencyFileError,
+    ImageTooLarge,
+    LeakedSplit,
+    NotEnoughData,
+    UnknownTrainingRule,
+)
+
+PROBLEM_JSON = "application/problem+json"
+
+
+class ServiceError(CalibrationError):
+    """Something about a request or the service's state, not about the maths."""
+
+
+class InvalidRequest(ServiceError):
+    """A request whose parameters or body do not follow the rules."""
+
+
+class UnknownRoute(ServiceError):
+    """An address that the service does not have."""
+
+
+class MethodNotAllowed(ServiceError):
+    """An address that exists, asked with another method."""
+
+
+class UnknownModel(ServiceError):
+    """A model name that the service does not have."""
+
+
+class UnknownVersion(ServiceError):
+    """A version that the model does not have."""
+
+
+class UnknownCalibration(ServiceError):
+    """A calibration that the model does not have."""
+
+
+class UnknownPrior(ServiceError):
+    """A prior that the model does not have."""
+
+
+class UnsupportedBody(ServiceError):
+    """A body of a kind that the route does not take."""
+
+
+class BodyTooLarge(ServiceError):
+    """A body over the limit."""
+
+
+class LogitsOnly(ServiceError):
+    """Images were sent to a model without a network."""
+
+
+class NameTaken(ServiceError):
+    """A name that already stands for something else."""
+
+
+class NothingToUndo(ServiceError):
+    """The model is in its first state."""
+
+
+class ChangedSince(ServiceError):
+    """The model was changed since the state that the request speaks of."""
+
+    def __init__(self, message: str, *, revision: int) -> None:
+        super().__init__(message)
+        self.revision = revision
+
+
+class ModelNotLoaded(ServiceError):
+    """The model is registered but cannot answer now."""
+
+
+class NotReady(ServiceError):
+    """The service cannot answer for every model now."""
+
+    def __init__(self, missing: Sequence[str]) -> None:
+        super().__init__(f"not ready: {'; '.join(missing)}")
+        self.missing = tuple(missing)
+
+
+class StorageUnavailable(ServiceError):
+    """The database or the artifact store does not answer, or gave back damaged data."""
+
+
+class InvalidBundle(ServiceError):
+    """Files that are not a complete and unharmed bundle."""
+
+
+class CannotStart(ServiceError):
+    """Settings under which the service cannot run."""
+
+
+class InternalError(ServiceError):
+    """A defect of the service."""
+
+
+# A subclass inherits the code of its nearest listed parent.
+STATUS: Mapping[type[CalibrationError], int] = {
+    CalibrationError: 422,
+    UnknownRoute: 404,
+    UnknownModel: 404,
+    UnknownVersion: 404,
+    UnknownCalibration: 404,
+    UnknownPrior: 404,
+    MethodNotAllowed: 405,
+    NameTaken: 409,
+    NothingToUndo: 409,
+    ChangedSince: 409,
+    LeakedSplit: 409,
+    NotEnoughData: 409,
+    UnknownTrainingRule: 409,
+    BodyTooLarge: 413,
+    ImageTooLarge: 413,
+    UnsupportedBody: 415,
+    InternalError: 500,
+    ModelNotLoaded: 503,
+    NotReady: 503,
+    StorageUnavailable: 503,
+}
+
+
+def status_of(error: type[CalibrationError]) -> int:
+    return next(STATUS[parent] for parent in error.__mro__ if parent in STATUS)
+
+
+def etag(revision: int) -> str:
+    return f'"{revision}"'
+
+
+def problem_type(error: type[CalibrationError]) -> str:
+    """A stable relative reference: `/problems/` and the class name in kebab case."""
+    return "/problems/" + re.sub(r"(?<!^)(?=[A-Z])", "-", error.__name__).lower()
+
+
+def problem(
+    error: CalibrationError, *, errors: Sequence[Mapping[str, Any]] = (), headers: Mapping[str, str] | None = None
+) -> Response:
+    """The problem document of an error. `title` belongs to the type and `detail` to this occurrence."""
+    status = status_of(type(error))
+    document: dict[str, Any] = {
+        "type": problem_type(type(error)),
+        "title": (type(error).__doc__ or "").split("\n")[0],
+        "status": status,
+        "detail": str(error),
+    }
+    if errors:
+        document["errors"] = list(errors)
+    body = orjson.dumps(document)
+    return Response(body, status_code=status, headers=dict(headers or {}), media_type=PROBLEM_JSON)
+
+
+def problem_response(*errors: type[CalibrationError]) -> dict[int | str, dict[str, Any]]:
+    """What the OpenAPI page says of the problems that a route answers with."""
+    by_status: dict[int | str, dict[str, Any]] = {}
+    for error in errors:
+        entry = by_status.setdefault(
+            status_of(error), {"description": "", "content": {PROBLEM_JSON: {"schema": PROBLEM_SCHEMA}}}
+        )
+        line = f"`{problem_type(error)}`: {(error.__doc__ or '').splitlines()[0]}"
+        entry["description"] = f"{entry['description']}\n\n{line}".strip()
+    return by_status
+
+
+PROBLEM_SCHEMA: Mapping[str, Any] = {
+    "title": "Problem",
+    "description": "RFC 9457: `type` is stable, `detail` says the rule, what came, and the way out.",
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string", "examples": ["/problems/unknown-model"]},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "description": "Everything that is wrong, where it is more than one thing.",
+            "items": {"type": "object", "properties": {"message": {"type": "string"}}},
+        },
+    },
+}
+
+
+def install(app: FastAPI) -> None:
+    """Let the application answer every error with a problem document."""
+    app.add_exception_handler(CalibrationError, _calibration_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(OperationalError, _database_error)
+    app.add_exception_handler(PoolTimeout, _database_error)
+    app.add_exception_handler(Exception, _defect)
+
+
+def _calibration_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, CalibrationError)
+    if isinstance(error, FrequencyFileError):
+        return problem(error, errors=[{"line": each.line, "message": each.message} for each in error.problems])
+    if isinstance(error, NotReady):
+        return problem(error, errors=[{"message": each} for each in error.missing])
+    if isinstance(error, ChangedSince):
+        return problem(error, headers={"ETag": etag(error.revision)})
+    return problem(error)
+
+
+def _validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = [
+        {"where": ".".join(str(part) for part in each["loc"]), "message": each["msg"], "got": _shown(each.get("input"))}
+        for each in error.errors()
+    ]
+    detail = "; ".join(f"{each['where']}: {each['message']}, got {each['got']}" for each in found)
+    return problem(InvalidRequest(f"{detail}. The routes are described at /docs."), errors=found)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    what = f"{request.method} {request.url.path}"
+    known: dict[int, CalibrationError] = {
+        404: UnknownRoute(f"there is no route {what}. The routes are described at /docs."),
+        405: MethodNotAllowed(f"this address does not take {what}. The routes are described at /docs."),
+    }
+    return problem(known.get(error.status_code, InvalidRequest(str(error.detail))), headers=error.headers)
+
+
+def _database_error(request: Request, error: Exception) -> Response:
+    return problem(StorageUnavailable("the database does not answer; nothing was changed. Try again in a moment."))
+
+
+def _defect(request: Request, error: Exception) -> Response:
+    """The server logs the traceback; the answer says nothing about it."""
+    return problem(InternalError("the service failed on this request; nothing was changed. The log has the reason."))

@@ -1,0 +1,92 @@
+"""The models that answer requests now. A change puts a new `LiveModel` in place; a request keeps the one it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from models.calibration.manifest import InputSize
+from models.calibration.recalibrate import Deployment
+from models.calibration.types import ClassPrior
+from service.errors import ModelNotLoaded, UnknownModel, UnknownPrior
+from service.runtime.onnx import LogitRunner
+
+# Priors that every model has, and the word for leaving the prior alone; no stored prior has one of these names.
+UNIFORM, TRAINING, NONE = "uniform", "training", "none"
+BUILT_IN = (UNIFORM, TRAINING, NONE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LiveModel:
+    """One model in one state, complete: nothing of it changes.
+
+    Args: version and calibration, their ids; prior, the name of the active one, whose law is in `deployment`;
+        stored_priors by name, those that fit these classes; runner, None for a model that takes logits only;
+        fingerprint, of the bundle that the runner was made from.
+    """
+
+    name: str
+    revision: int
+    version: str
+    calibration: str
+    prior: str
+    class_names: tuple[str, ...]
+    input_size: InputSize | None
+    deployment: Deployment
+    stored_priors: Mapping[str, ClassPrior]
+    runner: LogitRunner | None
+    fingerprint: str
+
+    def prior_named(self, name: str) -> ClassPrior | None:
+        """The law behind a name; None for `none`. Raises: UnknownPrior."""
+        if name == NONE:
+            return None
+        built_in = {
+            UNIFORM: ClassPrior.uniform(len(self.class_names)),
+            TRAINING: self.deployment.ledger.training_prior,
+        }
+        found = built_in.get(name) or self.stored_priors.get(name)
+        if found is None:
+            known = ", ".join([*BUILT_IN, *sorted(self.stored_priors)])
+            raise UnknownPrior(
+                f"model {self.name!r} has no prior {name!r}; it knows {known}. Upload one to class-frequencies, or "
+                "send the numbers themselves as a JSON list or object."
+            )
+        return found
+
+
+class Registry:
+    """Live models by name. Assigning an entry of a dict is atomic, so readers need no lock."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, LiveModel] = {}
+        self._failed: dict[str, str] = {}
+
+    def put(self, model: LiveModel) -> None:
+        self._models[model.name] = model
+        self._failed.pop(model.name, None)
+
+    def fail(self, name: str, reason: str) -> None:
+        """Remember why a registered model cannot answer."""
+        self._failed[name] = reason
+
+    def find(self, name: str) -> LiveModel | None:
+        return self._models.get(name)
+
+    def get(self, name: str) -> LiveModel:
+        """Raises: UnknownModel, ModelNotLoaded."""
+        model = self._models.get(name)
+        if model is not None:
+            return model
+        if name in self._failed:
+            raise ModelNotLoaded(f"model {name!r} is registered but cannot be loaded: {self._failed[name]}")
+        raise UnknownModel(f"there is no model {name!r}; the models are: {', '.join(self.names()) or 'none'}.")
+
+    def names(self) -> list[str]:
+        return sorted({*self._models, *self._failed})
+
+    def missing(self) -> list[str]:
+        """What keeps the service from answering for every model."""
+        if not self.names():
+            return ["no model is registered: start the service with a bundle, `equipoise serve BUNDLE`"]
+        return [f"model {name}: {reason}" for name, reason in sorted(self._failed.items())]

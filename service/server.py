@@ -1,0 +1,59 @@
+"""The service behind a real port."""
+
+import ipaddress
+import logging
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvicorn
+
+from service.app import create_app
+from service.errors import CannotStart
+from service.settings import Settings
+
+
+def serve(settings: Settings, bundles: Sequence[Path] = ()) -> None:
+    """Run the service in the foreground until a signal stops it.
+
+    Raises: CannotStart when the address may not or cannot be used or the state cannot be opened; InvalidBundle.
+    """
+    listener = listen(settings)
+    with listener:
+        app = create_app(settings, bundles)
+        config = uvicorn.Config(app)
+        host, port = listener.getsockname()[:2]
+        # uvicorn does not name the address of a socket that it was given
+        logging.getLogger("uvicorn.error").info("Serving on http://%s:%d (described at /docs)", host, port)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def listen(settings: Settings) -> socket.socket:
+    """A socket bound to the address of the settings, taken before the models are loaded. Raises: CannotStart."""
+    if not settings.allow_anonymous and not _is_loopback(settings.host):
+        raise CannotStart(
+            f"requests carry no key, so the service listens on this machine only; got the host {settings.host}. Use "
+            "127.0.0.1, or set EQUIPOISE_ALLOW_ANONYMOUS=true where the network around it keeps strangers away."
+        )
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise CannotStart(
+            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}. Stop what uses the port, or set "
+            "EQUIPOISE_PORT to another one; 0 takes a free one."
+        ) from error
+    return listener
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

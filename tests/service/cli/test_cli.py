@@ -1,0 +1,216 @@
+"""The command line as a user meets it: what it prints, and its exit codes."""
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.cli import main
+from tests.service.bundles import HEIGHT, WIDTH, write_bundle
+
+COMMANDS = ("train", "fit", "evaluate", "export", "import", "serve", "score", "demo")
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def equipoise(monkeypatch, capsys) -> Callable[..., Ran]:
+    """Run a command in this process."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["equipoise", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+def image_file(path: Path, height: int = HEIGHT, width: int = WIDTH) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, size=(height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+class TestHelp:
+    def test_lists_every_command(self, equipoise):
+        ran = equipoise("--help")
+        assert ran.code == 0
+        assert all(command in ran.out for command in COMMANDS)
+        assert "Exit codes" in ran.out
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_of_each_command(self, equipoise, command):
+        ran = equipoise(command, "--help")
+        assert ran.code == 0
+        assert "Usage: equipoise" in ran.out
+
+    def test_wrong_usage_is_exit_code_2(self, equipoise):
+        assert equipoise("train", "--no-such-option").code == 2
+        assert equipoise("fly").code == 2
+
+
+class TestTheWayOfAModel:
+    def test_on_digits(self, equipoise, tmp_path):
+        run, bundle, image = tmp_path / "run", tmp_path / "digits", image_file(tmp_path / "image.png", 8, 8)
+        trained = equipoise("train", "--out", run, "--epochs", 2)
+        assert trained.code == 0, trained.err
+        assert f"equipoise fit {run}" in trained.out.replace("\n", "")
+        before = equipoise("evaluate", run)
+        assert "raw" in before.out
+        assert "debiased" not in before.out
+        assert "closed-form" in equipoise("fit", run, "--method", "closed-form").out
+        assert "debiased" in equipoise("evaluate", run).out
+        exported = equipoise("export", run, "--out", bundle)
+        assert exported.code == 0, exported.err
+        assert json.loads((bundle / "manifest.json").read_text())["name"] == "run"
+        scored = equipoise("score", bundle, image, "--top-k", 10)
+        assert all(f" {digit} " in scored.out for digit in range(10))
+
+    def test_refuses_to_overwrite(self, equipoise, tmp_path):
+        ran = equipoise("train", "--out", tmp_path)
+        assert ran.code == 1
+        assert "not overwritten" in ran.err
+
+    @pytest.mark.parametrize("command", [("fit",), ("evaluate",), ("export", "--out", "b")])
+    def test_a_step_before_training_says_what_to_do(self, equipoise, tmp_path, command):
+        ran = equipoise(command[0], tmp_path / "nothing", *command[1:])
+        assert ran.code == 1
+        assert "equipoise train" in ran.err.replace("\n", " ")
+
+    def test_data_that_are_not_there(self, equipoise, tmp_path):
+        ran = equipoise("train", "--data", tmp_path / "none.npz", "--out", tmp_path / "run")
+        assert ran.code == 1
+        assert "none.npz" in ran.err
+        assert not (tmp_path / "run").exists()
+
+
+class TestImport:
+    @pytest.fixture
+    def files(self, tmp_path):
+        (tmp_path / "classes.txt").write_text("ant\nbee\ncat\n")
+        (tmp_path / "counts.csv").write_text("class,count\nbee,20\nant,100\ncat,3\n")
+        return ["--name", "bugs", "--classes", tmp_path / "classes.txt", "--counts", tmp_path / "counts.csv"]
+
+    def test_of_a_model_that_is_sent_logits(self, equipoise, files, tmp_path):
+        ran = equipoise("import", *files, "--trained-with", "cross-entropy", "--out", tmp_path / "bundle")
+        assert ran.code == 0, ran.err
+        manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
+        assert manifest["ledger"]["class_counts"] == [100, 20, 3]
+        assert manifest["input"] is None
+        scored = equipoise("score", tmp_path / "bundle", image_file(tmp_path / "image.png"))
+        assert scored.code == 1
+        assert "no network" in scored.err
+
+    def test_of_an_unknown_training_needs_labelled_logits(self, equipoise, files, tmp_path):
+        ran = equipoise("import", *files, "--trained-with", "unknown", "--out", tmp_path / "bundle")
+        assert ran.code == 1
+        assert "labelled logits" in ran.err.replace("\n", " ")
+        labels = np.arange(30) % 3
+        np.savez(tmp_path / "labelled.npz", logits=np.eye(3)[labels] * 3, labels=labels)
+        logits = ["--logits", tmp_path / "labelled.npz"]
+        assert equipoise("import", *files, *logits, "--trained-with", "unknown", "--out", tmp_path / "bundle").code == 0
+
+    def test_says_what_is_wrong_with_the_counts(self, equipoise, files, tmp_path):
+        (tmp_path / "counts.csv").write_text("ant,1\nbeee,2\ncat,3\n")
+        ran = equipoise("import", *files, "--trained-with", "cross-entropy", "--out", tmp_path / "bundle")
+        assert ran.code == 1
+        assert "Did you mean 'bee'" in ran.err.replace("\n", " ")
+
+    @pytest.mark.parametrize("option", [("--size", "32"), ("--size", "axb"), ("--mean", "0.5")])
+    def test_numbers_that_are_none_are_wrong_usage(self, equipoise, files, tmp_path, option):
+        ran = equipoise("import", *files, "--trained-with", "cross-entropy", "--out", tmp_path / "bundle", *option)
+        assert ran.code == 2
+
+
+class TestServe:
+    def test_a_port_in_use(self, equipoise, tmp_path):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            ran = equipoise("serve", "--port", taken.getsockname()[1], "--state-dir", tmp_path / "state")
+        assert ran.code == 1
+        assert "cannot listen" in ran.err
+
+    def test_a_state_folder_that_cannot_be_made(self, equipoise, tmp_path):
+        (tmp_path / "file").touch()
+        ran = equipoise("serve", "--port", 0, "--state-dir", tmp_path / "file" / "state")
+        assert ran.code == 1
+        assert "EQUIPOISE_STATE_DIR" in ran.err
+
+    def test_a_damaged_bundle(self, equipoise, tmp_path):
+        made = write_bundle(tmp_path / "bundle")
+        (made.path / "model.onnx").write_bytes(b"garbage")
+        ran = equipoise("serve", made.path, "--port", 0, "--state-dir", tmp_path / "state")
+        assert ran.code == 1
+        assert "SHA-256" in ran.err
+
+    def test_beyond_loopback_only_when_told_so(self, equipoise, tmp_path):
+        ran = equipoise("serve", "--host", "0.0.0.0", "--port", 0, "--state-dir", tmp_path / "state")
+        assert ran.code == 1
+        assert "EQUIPOISE_ALLOW_ANONYMOUS" in ran.err
+
+
+class TestScore:
+    def test_with_a_bundle_says_what_the_service_would(self, equipoise, tmp_path):
+        made = write_bundle(tmp_path / "bundle")
+        image = image_file(tmp_path / "image.png")
+        pixels = np.asarray(Image.open(image))[None]
+        expected = made.scores(made.raw(pixels), [1, 1, 1, 5]).max()
+        ran = equipoise("score", made.path, image, "--prior", "[1, 1, 1, 5]", "--top-k", 1)
+        assert f"{expected:.4f}" in ran.out
+
+    def test_what_cannot_be_scored(self, equipoise, tmp_path):
+        made = write_bundle(tmp_path / "bundle")
+        (tmp_path / "text.jpg").write_text("not an image")
+        assert "not an image" in equipoise("score", made.path, tmp_path / "text.jpg").err
+        assert "cannot be read" in equipoise("score", made.path, tmp_path / "missing.png").err
+        image = image_file(tmp_path / "image.png")
+        assert equipoise("score", made.path, image, "--top-k", 0).code == 2
+        unreachable = equipoise("score", "http://127.0.0.1:1/v1/models/pets", image)
+        assert unreachable.code == 1
+        assert "does not answer" in unreachable.err
+
+
+def test_without_torch_the_training_commands_name_the_extra(tmp_path):
+    probe = (
+        "import sys; sys.modules['torch'] = None; sys.argv = ['equipoise', 'train', '--out', sys.argv[1]]; "
+        "from service.cli import main; main()"
+    )
+    ran = subprocess.run([sys.executable, "-c", probe, str(tmp_path / "run")], capture_output=True, text=True)
+    assert ran.returncode == 1
+    assert "equipoise[train]" in ran.stderr.replace("\n", "")
+
+
+class TestDemo:
+    def test_once_runs_the_whole_way_over_http(self, tmp_path):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", "service", "demo", "--once", "--folder", str(tmp_path / "demo")]
+        ran = subprocess.run([*command, "--port", str(port)], capture_output=True, text=True, timeout=300)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert ran.stdout.count("\nok ") == 5
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=2)
+
+    def test_does_not_empty_a_folder_of_somebody_else(self, equipoise, tmp_path):
+        (tmp_path / "thesis.txt").write_text("years of work")
+        ran = equipoise("demo", "--once", "--folder", tmp_path)
+        assert ran.code == 1
+        assert "holds other things" in ran.err
+        assert (tmp_path / "thesis.txt").exists()

@@ -1,0 +1,117 @@
+"""The service in tests: real bundles, a real application, a real database; HTTP without a port where none is needed."""
+
+import asyncio
+import io
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from PIL import Image
+
+from service.app import create_app
+from service.settings import Settings
+from tests.service.bundles import HEIGHT, WIDTH, Made, write_bundle
+
+
+class Service:
+    """An application that is asked directly, without a server in between."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self.app = app
+
+    def request(self, method: str, url: str, **options: Any) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            transport = httpx.ASGITransport(app=self.app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+                return await client.request(method, url, **options)
+
+        return asyncio.run(ask())
+
+    def get(self, url: str, **options: Any) -> httpx.Response:
+        return self.request("GET", url, **options)
+
+    def post(self, url: str, **options: Any) -> httpx.Response:
+        return self.request("POST", url, **options)
+
+    def close(self) -> None:
+        self.app.state.catalog.close()
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path) -> Callable[..., Made]:
+    def make(folder: str = "bundle", **options: Any) -> Made:
+        return write_bundle(tmp_path / folder, **options)
+
+    return make
+
+
+@pytest.fixture
+def make_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    started: list[Service] = []
+
+    def make(*bundles: Made, **settings: Any) -> Service:
+        chosen = Settings(**({"state_dir": tmp_path / "state", "model_threads": 2} | settings))
+        started.append(Service(create_app(chosen, [bundle.path for bundle in bundles])))
+        return started[-1]
+
+    yield make
+    for service in started:
+        service.close()
+
+
+@pytest.fixture
+def pets(make_bundle: Callable[..., Made]) -> Made:
+    return make_bundle()
+
+
+@pytest.fixture
+def service(make_service: Callable[..., Service], pets: Made) -> Service:
+    """The service with one model, `pets`."""
+    return make_service(pets)
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    return np.random.default_rng(7).integers(0, 256, size=(3, HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+
+def png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+@contextmanager
+def running(app: FastAPI) -> Iterator[str]:
+    """The application behind uvicorn on a free port of the loopback address; yields its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        deadline = time.monotonic() + 30
+        while not server.started and time.monotonic() < deadline:
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(timeout=30)
+
+
+def names(rows: Sequence[dict[str, Any]], key: str = "name") -> list[Any]:
+    return [row[key] for row in rows]

@@ -1,0 +1,70 @@
+"""Every error is a problem document, and its code is the one that the table says."""
+
+import asyncio
+
+import httpx
+import pytest
+
+from models.calibration import errors as family
+from models.calibration.errors import CalibrationError
+from service import errors
+from service.errors import STATUS, UnknownModel, problem_type, status_of
+from tests.service.api.test_scores import refused
+from tests.service.conftest import Service
+
+
+def classes() -> list[type[CalibrationError]]:
+    found = {**vars(family), **vars(errors)}.values()
+    return [each for each in found if isinstance(each, type) and issubclass(each, CalibrationError)]
+
+
+def test_the_type_is_the_class_in_kebab_case() -> None:
+    assert problem_type(UnknownModel) == "/problems/unknown-model"
+
+
+def test_types_are_distinct_and_every_class_says_what_it_is() -> None:
+    assert len({problem_type(each) for each in classes()}) == len(set(classes()))
+    assert all((each.__doc__ or "").strip().endswith(".") for each in classes())
+
+
+def test_a_class_has_the_code_of_its_nearest_listed_parent() -> None:
+    assert status_of(family.UnknownClass) == 422
+    assert status_of(errors.ChangedSince) == 409
+    assert set(map(status_of, classes())) <= set(STATUS.values())
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/v1", "/v1/models/pets/nothing", "/v1/models/../../etc/passwd", "/v2/models/pets"]
+)
+def test_an_unknown_route_is_a_problem_document(service: Service, path: str) -> None:
+    refused(service.get(path), 404, "unknown-route", "/docs")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("GET", "/v1/models/pets/scores", "POST"), ("DELETE", "/v1/models/pets", "GET"), ("PUT", "/v1/models", "GET")],
+)
+def test_a_wrong_method_is_told_the_right_one(service: Service, method: str, path: str, allowed: str) -> None:
+    answer = service.request(method, path)
+    refused(answer, 405, "method-not-allowed", method)
+    assert answer.headers["allow"] == allowed
+
+
+def test_a_wrong_parameter_is_named_with_what_came(service: Service) -> None:
+    answer = service.post("/v1/models/pets/undo?revision=latest")
+    refused(answer, 422, "invalid-request", "revision", "'latest'")
+    assert answer.json()["errors"][0]["where"] == "query.revision"
+
+
+def test_a_defect_answers_500_and_tells_nothing_of_itself(service: Service) -> None:
+    service.app.state.catalog.registry = None  # what no request can do
+    answer = asyncio.run(_ask_and_survive(service))
+    refused(answer, 500, "internal-error")
+    assert "NoneType" not in answer.text
+    assert "Traceback" not in answer.text
+
+
+async def _ask_and_survive(service: Service) -> httpx.Response:
+    transport = httpx.ASGITransport(app=service.app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        return await client.get("/v2/health/ready")
