@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +17,7 @@ from models.calibration.errors import CalibrationError
 from models.calibration.manifest import CALIBRATION_SET_FILE, MANIFEST_FILE, MODEL_FILE, Manifest
 from models.calibration.types import LogitSet
 
-PACKAGES = ("equipoise", "numpy", "scipy", "onnx", "torch")
+PACKAGES = ("equipoise", "numpy", "scipy", "onnx", "onnxruntime", "onnxscript", "scikit-learn", "torch")
 
 
 class OutputExists(CalibrationError):
@@ -48,19 +49,25 @@ def new_folder(out: Path) -> Iterator[Path]:
 
     Raises: OutputExists, CalibrationError where it cannot be written.
     """
-    if out.exists():
-        raise OutputExists(f"{out} exists already and is not overwritten. Remove it, or choose another --out.")
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    _refuse_existing(out)
     try:
-        partial.mkdir(parents=True)
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.absolute().parent))
+        partial = beside / "new"  # mkdtemp's folder is for its owner only; one inside has the usual permissions
+        partial.mkdir()
     except OSError as error:
         raise CalibrationError(f"{out} cannot be written: {error.strerror}. Choose another --out.") from error
     try:
         yield partial
+        _refuse_existing(out)
         partial.rename(out)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _refuse_existing(out: Path) -> None:
+    if out.exists() or out.is_symlink():
+        raise OutputExists(f"{out} exists already and is not overwritten. Remove it, or choose another --out.")
 
 
 def pack_logits(logit_set: LogitSet) -> bytes:

@@ -45,6 +45,7 @@ class DataSplits:
     calibration: ImageSet
     test: ImageSet
     drawn: str
+    imbalance_ratio: float | None  # that the training images were cut to; None for data as they came
 
     def __post_init__(self) -> None:
         counts = self.class_counts
@@ -59,6 +60,11 @@ class DataSplits:
     def class_counts(self) -> IntArray:
         """Training images a class, `(C,)`."""
         return np.bincount(self.train.labels, minlength=len(self.class_names)).astype(np.int64)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.train.images.shape[1], self.train.images.shape[2]
 
     @property
     def digest(self) -> str:
@@ -102,6 +108,7 @@ def _digits(ratio: float) -> DataSplits:
         calibration=calibration,
         test=test,
         drawn=f"{DIGITS_CALIBRATION} images of each class, set aside before training was cut to a long tail",
+        imbalance_ratio=ratio,
     )
 
 
@@ -127,9 +134,12 @@ def _long_tail(data: ImageSet, num_classes: int, ratio: float) -> ImageSet:
 
 def _npz(path: Path, ratio: float | None) -> DataSplits:
     arrays = _read_arrays(path)
-    missing = [name for name in ("x_train", "y_train", "x_test", "y_test") if name not in arrays]
+    required = ["x_train", "y_train", "x_test", "y_test"]
+    if "x_holdout" in arrays or "y_holdout" in arrays:
+        required += ["x_holdout", "y_holdout"]
+    missing = [name for name in required if name not in arrays]
     if missing:
-        raise InvalidData(f"{path} must hold x_train, y_train, x_test and y_test; {', '.join(missing)} missing.")
+        raise InvalidData(f"{path} must hold {', '.join(required)}; it lacks {', '.join(missing)}.")
     parts = {split: _image_set(arrays, split, path) for split in ("train", "test", "holdout") if f"x_{split}" in arrays}
     sizes = {part.images.shape[1:] for part in parts.values()}
     if len(sizes) > 1:
@@ -147,22 +157,28 @@ def _npz(path: Path, ratio: float | None) -> DataSplits:
         calibration, train = _hold_out(train)
         drawn = f"{HOLDOUT:.0%} of each class with at least {MIN_FOR_HOLDOUT} training images, taken out of training"
     return DataSplits(
-        name=path.stem, class_names=class_names, train=train, calibration=calibration, test=parts["test"], drawn=drawn
+        name=path.stem,
+        class_names=class_names,
+        train=train,
+        calibration=calibration,
+        test=parts["test"],
+        drawn=drawn,
+        imbalance_ratio=ratio,
     )
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:  # TypeError: one array, an .npy
         raise InvalidData(
             f"the data are `digits` or an .npz of plain arrays; {path} cannot be read as one: {error}."
         ) from error
 
 
 def _image_set(arrays: dict[str, NDArray[np.generic]], split: str, path: Path) -> ImageSet:
-    images, labels = arrays[f"x_{split}"], arrays.get(f"y_{split}", np.empty(0))
+    images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise InvalidData(
             f"x_{split} of {path} must be uint8 RGB images (N, H, W, 3); got {images.dtype} {images.shape}."

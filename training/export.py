@@ -2,19 +2,20 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-import numpy as np
-import onnxruntime as ort
 import torch
 
 from models.calibration.errors import CalibrationError
-from models.calibration.types import Calibration, RawLogits
+from models.calibration.types import Calibration
 from models.images import UInt8Array
 from models.networks.classifier import Classifier
 from training.collect import raw_logits
-from training.onnx_graph import IMAGES, LOGITS, quiet_session_options, standardise
+from training.onnx_graph import BATCH, IMAGES, centred_difference, standardise
 
 MAX_DIFFERENCE = 1e-4  # between torch's and onnxruntime's centred float32 logits
+_RAW = "raw_logits"
 
 
 class ParityError(CalibrationError):
@@ -22,20 +23,20 @@ class ParityError(CalibrationError):
 
 
 def to_onnx(classifier: Classifier, calibration: Calibration, *, height: int, width: int) -> bytes:
-    """The serialised standard graph with a dynamic number of images."""
-    classifier = classifier.eval().cpu()
-    example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    """The serialised standard graph, in one file, with a dynamic number of images."""
+    example = torch.zeros(2, height, width, 3, dtype=torch.uint8)  # two: the exporter takes a 1 for fixed
     with _quiet():
         program = torch.onnx.export(
-            classifier,
+            classifier.eval().cpu(),
             (example,),
             input_names=[IMAGES],
-            output_names=["raw_logits"],
-            dynamic_shapes={IMAGES: {0: torch.export.Dim("N")}},
-            dynamo=True,
+            output_names=[_RAW],
+            dynamic_shapes={IMAGES: {0: torch.export.Dim(BATCH)}},
+            external_data=False,
             verbose=False,
         )
-    return standardise(program.model_proto, "raw_logits", calibration)
+    assert program is not None  # None is what the older exporter returns
+    return standardise(program.model_proto, _RAW, calibration)
 
 
 def check_parity(model: bytes, classifier: Classifier, images: UInt8Array) -> float:
@@ -43,9 +44,7 @@ def check_parity(model: bytes, classifier: Classifier, images: UInt8Array) -> fl
 
     Raises: ParityError above 1e-4.
     """
-    session = ort.InferenceSession(model, quiet_session_options(), providers=["CPUExecutionProvider"])
-    (from_onnx,) = session.run([LOGITS], {IMAGES: images})
-    difference = float(np.abs(from_onnx - RawLogits(raw_logits(classifier, images)).values).max())
+    difference = centred_difference(model, images, raw_logits(classifier, images))
     if not difference <= MAX_DIFFERENCE:
         raise ParityError(
             f"onnxruntime and torch must agree to {MAX_DIFFERENCE:g} on the logits; they differ by {difference:g}. "
@@ -54,17 +53,15 @@ def check_parity(model: bytes, classifier: Classifier, images: UInt8Array) -> fl
     return difference
 
 
-class _quiet:
+@contextmanager
+def _quiet() -> Iterator[None]:
     """torch's exporter logs every optional package that it does not find, and warns of its own deprecations."""
-
-    def __enter__(self) -> None:
-        self._logger = logging.getLogger("torch.onnx")
-        self._level = self._logger.level
-        self._logger.setLevel(logging.ERROR)
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore")
-
-    def __exit__(self, *error: object) -> None:
-        self._warnings.__exit__(*error)
-        self._logger.setLevel(self._level)
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -5,6 +5,8 @@ test_images.npy (a few, for the parity check on export) and, once fitted, calibr
 """
 
 import json
+import pickle
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +72,7 @@ def train_run(
     """
     with new_folder(out) as folder:
         data = load(source, imbalance_ratio)
-        _, height, width, _ = data.train.images.shape
+        height, width = data.image_size
         train_config = config_for(height, width, **config)
         classifier = train(train_config, data, progress)
         calibration_set = collect(classifier, data.calibration, split="calibration", drawn=data.drawn)
@@ -79,11 +81,11 @@ def train_run(
             "class_names": data.class_names,
             "input": {"height": height, "width": width},
             "ledger": ledger_to_json(Ledger.by_rule(train_config.loss, data.class_counts)),
-            "row_norms": classifier.row_norms.double().tolist(),
+            "row_norms": classifier.head.row_norms.double().tolist(),
             "provenance": {
                 "data": data.name,
                 "data_sha256": data.digest,
-                "imbalance_ratio": imbalance_ratio,
+                "imbalance_ratio": data.imbalance_ratio,
                 "training": asdict(train_config),
                 "packages": package_versions(),
             },
@@ -172,7 +174,7 @@ def read_run(folder: Path) -> Run:
             calibration_set=_read_logits(folder, "calibration"),
             test_set=_read_logits(folder, "test"),
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise IncompleteRun(
             f"{folder} is not a complete run folder: {error}. Make one with: equipoise train --out {folder}"
         ) from error
@@ -184,17 +186,25 @@ def read_calibration(folder: Path) -> Calibration:
         return calibration_from_json(json.loads((folder / CALIBRATION_FILE).read_text()))
     except FileNotFoundError as error:
         raise IncompleteRun(f"{folder} has no calibration yet. Fit one with: equipoise fit {folder}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IncompleteRun(
+            f"{folder / CALIBRATION_FILE} cannot be read: {error}. Fit again with: equipoise fit {folder}"
+        ) from error
 
 
 def read_classifier(run: Run) -> Classifier:
-    """The trained network, in evaluation mode on the CPU."""
-    state = torch.load(run.folder / CHECKPOINT_FILE, weights_only=True)
+    """The trained network, in evaluation mode on the CPU. Raises: IncompleteRun."""
+    path = run.folder / CHECKPOINT_FILE
     backbone = run.description["provenance"]["training"]["backbone"]
-    classifier = Classifier(backbone, len(run.description["class_names"]), mean=state["mean"], std=state["std"])
-    classifier.load_state_dict(state)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        classifier = Classifier(backbone, len(run.description["class_names"]), mean=state["mean"], std=state["std"])
+        classifier.load_state_dict(state)
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        raise IncompleteRun(f"{path} cannot be read as this run's network: {error}. Train again.") from error
     return classifier.eval()
 
 
 def _read_logits(folder: Path, split: str) -> LogitSet:
-    with np.load(folder / f"logits_{split}.npz", allow_pickle=False) as arrays:
+    with (folder / f"logits_{split}.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return unpack_logits(arrays)

@@ -41,7 +41,7 @@ class ResNet32(nn.Module):
             for block in range(5)
         ]
         self.blocks = nn.Sequential(*blocks)
-        _kaiming_(self)
+        _init_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.blocks(F.relu(self.bn1(self.conv1(x)))).mean(dim=(2, 3))
@@ -62,22 +62,23 @@ class SmallNet(nn.Module):
                 nn.ReLU(inplace=True),
             ]
         self.layers = nn.Sequential(*layers)
-        _kaiming_(self)
+        _init_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x).mean(dim=(2, 3))
 
 
-def _kaiming_(module: nn.Module) -> None:
+def _init_convolutions(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight)
 
 
-BACKBONES = {"resnet32": ResNet32, "small": SmallNet}
-SMALL_BELOW = 16  # pixels of the shorter side
+SMALL, RESNET32 = "small", "resnet32"
+BACKBONES = {RESNET32: ResNet32, SMALL: SmallNet}
+SMALL_BELOW = 16  # pixels of the shorter side: ResNet-32 would leave less than 4x4 of them
 
 
 def backbone_for(height: int, width: int) -> str:
     """The backbone's name for an image size."""
-    return "small" if min(height, width) < SMALL_BELOW else "resnet32"
+    return SMALL if min(height, width) < SMALL_BELOW else RESNET32

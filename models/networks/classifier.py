@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from models.networks.backbones import BACKBONES
+from models.networks.heads import LinearHead
 
 
 class Classifier(nn.Module):
@@ -15,20 +16,13 @@ class Classifier(nn.Module):
     def __init__(self, backbone: str, num_classes: int, *, mean: Tensor, std: Tensor) -> None:
         super().__init__()
         self.backbone = BACKBONES[backbone]()
-        self.head = nn.Linear(self.backbone.num_features, num_classes)
-        nn.init.kaiming_normal_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = LinearHead(self.backbone.num_features, num_classes)
         self.register_buffer("mean", mean.float())
         self.register_buffer("std", std.float())
 
     def forward(self, images: Tensor) -> Tensor:
         x = (images.float() / 255 - self.mean) / self.std
         return self.head(self.backbone(x.permute(0, 3, 1, 2)))
-
-    @property
-    def row_norms(self) -> Tensor:
-        """||W_j|| of the head without its bias, `(C,)`."""
-        return self.head.weight.detach().norm(dim=1)
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
