@@ -1,0 +1,36 @@
+# `make help` lists the commands. PYTHON names another interpreter for .venv, ARGS passes options on.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check image image-check lock
+SHELL := /bin/sh
+
+# onnxruntime reports its use to its maker unless told not to.
+export ORT_DISABLE_TELEMETRY := 1
+
+INSTALLED := .venv/.complete
+BIN := .venv/bin
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+$(INSTALLED): requirements/all.txt pyproject.toml
+	@scripts/setup-venv.sh $(if $(PYTHON),"$(PYTHON)")
+
+demo: $(INSTALLED) ## Train, calibrate, export and serve the digits: PORT=9000 make demo; make demo ARGS=--once
+	@$(BIN)/equipoise demo $(ARGS)
+
+test: $(INSTALLED) ## All tests: make test ARGS="-k marc"
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(INSTALLED) ## Lint, format and types
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { echo "Not formatted: run $(BIN)/ruff format ." >&2; exit 1; }
+	@$(BIN)/mypy
+
+image: ## Build the container image: make image; make image ARGS="serve train"
+	@scripts/build-image.sh $(ARGS)
+
+image-check: $(INSTALLED) ## Run the built image's own command and check what it does (Linux, root)
+	@scripts/check-image.sh $(ARGS)
+
+lock: ## Pin the dependencies again: make lock; make lock ARGS=--upgrade (needs uv)
+	@scripts/lock.sh $(ARGS)
