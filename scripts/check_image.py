@@ -223,6 +223,7 @@ def first_start(box: Container, log: Path) -> list[Any]:
     check(extra == "", f"it finds none of {', '.join(NOT_FOR_SERVING)} {extra}")
     with service(box, log) as client:
         check_user(box.config["User"])
+        check("Healthcheck" in box.config, "the image has a health check")
         box.run(box.config["Healthcheck"]["Test"][1:], "the image's own health check")
         return check_recalibration(client)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -20,7 +19,6 @@ from models.calibration.manifest import CALIBRATION_SET_FILE, MANIFEST_FILE, MOD
 from models.calibration.types import LogitSet, Split
 from service.errors import InvalidBundle
 
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 ReadFile = Callable[[str], bytes | None]  # None for a file that is not there
 
 
@@ -73,10 +71,6 @@ def _check(read: ReadFile) -> Bundle:
         manifest = Manifest.from_json(orjson.loads(text))
     except orjson.JSONDecodeError as error:
         raise InvalidBundle(f"{MANIFEST_FILE} is not JSON: {error}.") from error
-    if not MODEL_NAME.fullmatch(manifest.name):
-        raise InvalidBundle(
-            f"a model's name is up to 64 letters, digits, dots, dashes and underscores; got {manifest.name!r}."
-        )
     files = {name: _checked_file(read, name, digest) for name, digest in manifest.files.items()}
     if manifest.input_size is not None and MODEL_FILE not in files:
         raise InvalidBundle(f"its manifest describes a network but lists no {MODEL_FILE}.")

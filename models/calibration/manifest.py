@@ -5,6 +5,7 @@ Training writes it, the service reads it; one definition keeps the two from drif
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from models.calibration.prior import TRAINED_WITH, Ledger, checked_counts
 from models.calibration.types import Calibration, ClassPrior, FloatArray
 
 FORMAT_VERSION = 1
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MANIFEST_FILE, MODEL_FILE, CALIBRATION_SET_FILE = "manifest.json", "model.onnx", "calibration_set.npz"
 
 
@@ -52,6 +54,11 @@ class Manifest:
     files: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not MODEL_NAME.fullmatch(self.name):
+            raise InvalidManifest(
+                "a model's name is up to 64 letters, digits, dots, dashes and underscores, because it is part of "
+                f"addresses; got {self.name!r}. Give it another name."
+            )
         check_class_names(self.class_names)
         for what, count in (
             ("class counts", self.ledger.class_counts.size),

@@ -1,6 +1,7 @@
 """Commands that make a model: train, fit, evaluate, export, import."""
 
 import importlib
+import zipfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -201,17 +202,11 @@ def _read(path: Path) -> bytes:
 
 def _labelled_logits(path: Path) -> LogitSet:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return LogitSet(
-                logits=arrays["logits"],
-                labels=arrays["labels"],
-                split="calibration",
-                drawn=f"given at import ({path.name})",
-            )
-    except (OSError, KeyError, ValueError) as error:
-        if isinstance(error, CalibrationError):
-            raise
-        raise CalibrationError(f"{path} must be an .npz with logits (N, C) and labels (N,): {error}") from error
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            logits, labels = arrays["logits"], arrays["labels"]
+    except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise CalibrationError(f"{path} must be an .npz with logits (N, C) and labels (N,): {error}.") from error
+    return LogitSet(logits=logits, labels=labels, split="calibration", drawn=f"given at import ({path.name})")
 
 
 def _numbers(text: str, option: str, separator: str, kind: type, count: int) -> tuple[Any, ...]:

@@ -153,6 +153,16 @@ def test_an_initialiser_used_in_a_branch_survives_the_renaming(bring_in):
     np.testing.assert_allclose(logits, RawLogits(by_hand()).values, atol=1e-4)
 
 
+def test_a_network_that_mixes_the_images_of_a_batch_is_refused(bring_in, tmp_path):
+    model = network(names=("input", "alone"))
+    model.graph.node.append(helper.make_node("ReduceMean", ["alone"], ["mean"], axes=[0], keepdims=1))
+    model.graph.node.append(helper.make_node("Add", ["alone", "mean"], ["mixed"]))
+    model.graph.output[0].name = "mixed"
+    with pytest.raises(InvalidModel, match=r"on the same images they differ by .* Nothing was written"):
+        bring_in(model)
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_an_open_layout_or_size_is_asked_for_and_then_taken(bring_in, tmp_path):
     model = network(dims=["batch", "a", "b", "c"])
     with pytest.raises(InvalidModel, match="--layout"):

@@ -140,7 +140,7 @@ def test_nothing_is_overwritten(run_copy, tmp_path):
     runs.fit_run(run)
     before = (run / "run.json").read_bytes()
     with pytest.raises(OutputExists, match="Remove it, or choose another"):
-        runs.train_run("digits", out=run)
+        runs.train_run("digits", out=run, progress=lambda *_: pytest.fail("it trained first"))
     (tmp_path / "bundle").mkdir()
     with pytest.raises(OutputExists):
         runs.export_run(run, tmp_path / "bundle", name="digits")

@@ -43,6 +43,8 @@ def test_a_logits_only_model_has_no_input():
     ("document", "said"),
     [
         ([], "JSON object"),
+        (broken(name="my birds"), "letters, digits.*'my birds'"),
+        (broken(name="../birds"), "letters, digits"),
         (broken(format_version=2), "format version 1; got 2"),
         (broken(class_names=["tit", "owl"]), "cover the 2 classes; got 3"),
         (broken(class_names=["tit", "owl", "tit"]), "'tit' stands twice"),

@@ -131,6 +131,14 @@ class TestImport:
         assert ran.code == 1
         assert "Did you mean 'bee'" in ran.err.replace("\n", " ")
 
+    @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 cut off"])
+    def test_logits_that_cannot_be_read(self, equipoise, files, tmp_path, content):
+        (tmp_path / "labelled.npz").write_bytes(content)
+        options = ["--logits", tmp_path / "labelled.npz", "--trained-with", "unknown", "--out", tmp_path / "bundle"]
+        ran = equipoise("import", *files, *options)
+        assert ran.code == 1
+        assert "must be an .npz" in ran.err.replace("\n", " ")
+
     @pytest.mark.parametrize("option", [("--size", "32"), ("--size", "axb"), ("--mean", "0.5")])
     def test_numbers_that_are_none_are_wrong_usage(self, equipoise, files, tmp_path, option):
         ran = equipoise("import", *files, "--trained-with", "cross-entropy", "--out", tmp_path / "bundle", *option)
