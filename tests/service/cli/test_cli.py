@@ -119,7 +119,7 @@ class TestImport:
     def test_of_an_unknown_training_needs_labelled_logits(self, equipoise, files, tmp_path):
         ran = equipoise("import", *files, "--trained-with", "unknown", "--out", tmp_path / "bundle")
         assert ran.code == 1
-        assert "labelled logits" in ran.err.replace("\n", " ")
+        assert "Give --logits" in ran.err.replace("\n", " ")
         labels = np.arange(30) % 3
         np.savez(tmp_path / "labelled.npz", logits=np.eye(3)[labels] * 3, labels=labels)
         logits = ["--logits", tmp_path / "labelled.npz"]
