@@ -191,7 +191,7 @@ def score(client: httpx.Client, url: str = "/v1/models/digits") -> list[Any]:
 
 def snapshot(tree: Path) -> dict[str, tuple[int, int, int]]:
     """Every path of the tree; its change time tells a write, a rename and a change of mode alike."""
-    states = {str(path): path.lstat() for path in [tree, *tree.rglob("*")]}
+    states = {str(path.relative_to(tree)): path.lstat() for path in [tree, *tree.rglob("*")]}
     return {path: (state.st_mode, state.st_size, state.st_ctime_ns) for path, state in states.items()}
 
 

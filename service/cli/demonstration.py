@@ -86,7 +86,7 @@ def make(folder: Path) -> Made:
     console.print(figures_table(rows))
     console.print("400 balanced test images; accuracy by training images a class: many > 100, few < 20; in percent.")
     console.print(choice.reason)
-    bundle = folder / f"{MODEL}.bundle"
+    bundle = folder / MODEL
     with console.status("exporting to ONNX"):
         manifest = runs.export_run(served, bundle, name=MODEL)
     console.print(f"Bundle {bundle}; ONNX and torch differ by {manifest.metrics['onnx_parity']:.1e} at most.")

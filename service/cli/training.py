@@ -99,11 +99,11 @@ def export(
     run: Run,
     out: Annotated[Path, typer.Option(help="Bundle folder to write; it must not exist yet.", show_default=False)],
     name: Annotated[
-        str | None, typer.Option(help="Name of the model in the service.", show_default="the run folder's")
+        str | None, typer.Option(help="Name of the model in the service.", show_default="the bundle folder's")
     ] = None,
 ) -> None:
     """Export a fitted run as a bundle: ONNX graph, manifest, calibration set."""
-    manifest = load_training("runs").export_run(run, out, name=name or run.name)
+    manifest = load_training("runs").export_run(run, out, name=name or out.name)
     console.print(f"Wrote {out} (ONNX and torch differ by {manifest.metrics['onnx_parity']:.1e} at most).")
     console.print(f"Next: equipoise serve {out}")
 

@@ -77,7 +77,7 @@ class TestTheWayOfAModel:
         assert "debiased" in equipoise("evaluate", run).out
         exported = equipoise("export", run, "--out", bundle)
         assert exported.code == 0, exported.err
-        assert json.loads((bundle / "manifest.json").read_text())["name"] == "run"
+        assert json.loads((bundle / "manifest.json").read_text())["name"] == "digits"
         scored = equipoise("score", bundle, image, "--top-k", 10)
         assert all(f" {digit} " in scored.out for digit in range(10))
 
