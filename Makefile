@@ -1,13 +1,13 @@
 # `make help` lists the commands. PYTHON names another interpreter for .venv, ARGS passes options on.
 .DEFAULT_GOAL := help
 .PHONY: help demo test check image image-check lock
-SHELL := /bin/sh
 
-# onnxruntime reports its use to its maker unless told not to.
+# onnxruntime reports its use to its maker unless told not to; for tools that load it by themselves.
 export ORT_DISABLE_TELEMETRY := 1
 
 INSTALLED := .venv/.complete
 BIN := .venv/bin
+SOURCES := $(wildcard benchmarks models scripts service tests training)
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -22,8 +22,8 @@ test: $(INSTALLED) ## All tests: make test ARGS="-k marc"
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: $(INSTALLED) ## Lint, format and types
-	@$(BIN)/ruff check --quiet .
-	@$(BIN)/ruff format --check --quiet . || { echo "Not formatted: run $(BIN)/ruff format ." >&2; exit 1; }
+	@$(BIN)/ruff check --quiet $(SOURCES)
+	@$(BIN)/ruff format --check --quiet $(SOURCES) || { echo "Not formatted: run $(BIN)/ruff format $(SOURCES)" >&2; exit 1; }
 	@$(BIN)/mypy
 
 image: ## Build the container image: make image; make image ARGS="serve train"

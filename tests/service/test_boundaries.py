@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PROBE = """
 import sys
@@ -18,5 +20,21 @@ def test_serving_never_loads_torch_or_training() -> None:
 
 
 def test_only_the_settings_read_the_environment() -> None:
-    readers = [path for path in (ROOT / "service").rglob("*.py") if "os.environ" in path.read_text()]
-    assert readers == []
+    readers = {path for path in (ROOT / "service").rglob("*.py") if "os.environ" in path.read_text()}
+    assert readers == {ROOT / "service/runtime/__init__.py"}  # which sets a variable for onnxruntime, and reads none
+
+
+@pytest.mark.parametrize("module", ["service.app", "training.onnx_graph"])
+def test_onnxruntime_is_told_to_report_nothing_before_it_loads(module: str) -> None:
+    probe = f"""
+import os, sys
+os.environ.pop("ORT_DISABLE_TELEMETRY", None)
+class Watch:
+    def find_spec(self, name, *_):
+        if name == "onnxruntime":
+            print(os.environ.get("ORT_DISABLE_TELEMETRY"))
+sys.meta_path.insert(0, Watch())
+import {module}
+"""
+    out = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert out.stdout.split() == ["1"]
