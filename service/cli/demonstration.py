@@ -15,15 +15,17 @@ from typing import Any
 import httpx
 import numpy as np
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 
 from models.calibration.errors import CalibrationError
 from models.calibration.manifest import Manifest
 from models.calibration.types import ClassPrior, FloatArray, RawLogits
-from service.cli.training import EpochsBar, figures_table, load_training
+from service import server
+from service.cli.terminal import EpochsBar, console, figures_table, say
+from service.cli.training import load_training
+from service.settings import Settings
 
-console = Console(highlight=False)
+HOST = "127.0.0.1"
 MODEL = "digits"
 IMAGE, FREQUENCIES = "digit.png", "frequencies.csv"
 START_SECONDS = 60.0
@@ -48,17 +50,19 @@ def run(folder: Path, *, port: int, once: bool) -> None:
 
     Raises: DemoFailed when a check of `once` fails, CalibrationError for everything expected.
     """
+    server.listen(Settings(host=HOST, port=port)).close()  # a port in use is better known before the training
     made = make(folder)
     if once:
         with _server(folder, made.bundle, port) as base:
             checks = _conversation(folder, made, base)
         failed = [what for what, passed in checks.items() if not passed]
         for what, passed in checks.items():
-            console.print(f"{'ok    ' if passed else 'FAILED'} {what}")
+            say(f"{'ok    ' if passed else 'FAILED'} {what}")
         if failed:
             raise DemoFailed(f"{len(failed)} of {len(checks)} checks failed: {'; '.join(failed)}.")
         return
-    console.print(_what_to_try(folder, port))
+    say(_what_to_try(folder, port))
+    sys.stdout.flush()  # what is still in the buffer would be lost
     command = _serve_command(folder, made.bundle, port)
     os.execv(command[0], command)  # the server takes this process over, so that torch's memory is free
 
@@ -84,12 +88,12 @@ def make(folder: Path) -> Made:
     balanced = runs.evaluate_run(folder / "balanced-softmax")
     rows |= {"balanced softmax, raw": balanced["raw"], "balanced softmax, choose": balanced["debiased"]}
     console.print(figures_table(rows))
-    console.print("400 balanced test images; accuracy by training images a class: many > 100, few < 20; in percent.")
-    console.print(choice.reason)
+    say("400 balanced test images; accuracy by training images a class: many > 100, few < 20; in percent.")
+    say(choice.reason)
     bundle = folder / MODEL
     with console.status("exporting to ONNX"):
         manifest = runs.export_run(served, bundle, name=MODEL)
-    console.print(f"Bundle {bundle}; ONNX and torch differ by {manifest.metrics['onnx_parity']:.1e} at most.")
+    say(f"Bundle {bundle}; ONNX and torch differ by {manifest.metrics['onnx_parity']:.1e} at most.")
     _write_examples(folder, runs)
     return Made(bundle=bundle, rows=rows, debiased=debiased)
 
@@ -180,10 +184,11 @@ def _print_change(first: dict[str, Any], second: dict[str, Any], report: dict[st
     columns = zip(before["explain"]["raw"], before["scores"], after["scores"], strict=True)
     for digit, values in enumerate(columns):
         table.add_row(str(digit), *(f"{value:.4f}" for value in values))
-    console.print(f"\nScores of {IMAGE}: class {before['class']} before the upload, {after['class']} after it.", table)
+    say(f"\nScores of {IMAGE}: class {before['class']} before the upload, {after['class']} after it.")
+    console.print(table)
     measured, flips = report["metrics"], report["flips"]
     accuracies = [f"{100 * measured[when]['accuracy']['value']:.1f}" for when in ("before", "after")]
-    console.print(
+    say(
         f"Where classes occur as in {FREQUENCIES}, accuracy goes from {accuracies[0]} to {accuracies[1]} % "
         f"(out-of-fold, {measured['sample']['items']['all']} images); {100 * flips['share']:.1f} % of decisions flip.\n"
     )
@@ -192,7 +197,7 @@ def _print_change(first: dict[str, Any], second: dict[str, Any], report: dict[st
 @contextmanager
 def _server(folder: Path, bundle: Path, port: int) -> Iterator[str]:
     """The service in a process of its own, ready; stopped at the end."""
-    base = f"http://127.0.0.1:{port}"
+    base = f"http://{HOST}:{port}"
     log_file = folder / "server.log"
     with log_file.open("wb") as log:
         process = subprocess.Popen(_serve_command(folder, bundle, port), stdout=log, stderr=subprocess.STDOUT)
@@ -220,14 +225,14 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]", base: str, log_file: P
 
 
 def _serve_command(folder: Path, bundle: Path, port: int) -> list[str]:
-    options = ["--port", str(port), "--host", "127.0.0.1", "--state-dir", str(folder / "state")]
+    options = ["--port", str(port), "--host", HOST, "--state-dir", str(folder / "state")]
     return [sys.executable, "-m", "service", "serve", str(bundle), *options]
 
 
 def _what_to_try(folder: Path, port: int) -> str:
-    model = f"http://127.0.0.1:{port}/v1/models/{MODEL}"
+    model = f"http://{HOST}:{port}/v1/models/{MODEL}"
     return f"""
-Serving on http://127.0.0.1:{port} (Ctrl-C stops it; API documentation at /docs). In another terminal:
+Serving on http://{HOST}:{port} (Ctrl-C stops it; API documentation at /docs). In another terminal:
 
   curl -s --data-binary @{folder / IMAGE} '{model}/scores?top_k=3'
   curl -s --data-binary @{folder / FREQUENCIES} '{model}/class-frequencies?role=target'

@@ -5,13 +5,11 @@ from typing import Annotated, Any
 
 import httpx
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from models.calibration.errors import CalibrationError
+from service.cli.terminal import console
 from service.settings import Settings
-
-console = Console(highlight=False)
 
 
 def serve(

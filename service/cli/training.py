@@ -7,15 +7,12 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from models.calibration.errors import CalibrationError
 from models.calibration.frequencies import read_frequencies
 from models.calibration.types import LogitSet
+from service.cli.terminal import EpochsBar, console, figures_table, say
 
-console = Console(highlight=False)
 Run = Annotated[Path, typer.Argument(help="The run folder that `equipoise train` wrote.", show_default=False)]
 
 
@@ -72,7 +69,7 @@ def train(
         runs.train_run(
             data, out=out, imbalance_ratio=imbalance_ratio, progress=progress, loss=loss, seed=seed, **changes
         )
-    console.print(f"Trained. Next: equipoise fit {out}")
+    say(f"Trained. Next: equipoise fit {out}")
 
 
 def fit(
@@ -86,8 +83,8 @@ def fit(
     ] = "choose",
 ) -> None:
     """Fit the post-hoc calibration of a trained run on its held-out images."""
-    console.print(load_training("runs").fit_run(run, method=method).reason)
-    console.print(f"Next: equipoise evaluate {run}, equipoise export {run} --out BUNDLE")
+    say(load_training("runs").fit_run(run, method=method).reason)
+    say(f"Next: equipoise evaluate {run}, equipoise export {run} --out BUNDLE")
 
 
 def evaluate(run: Run) -> None:
@@ -104,8 +101,8 @@ def export(
 ) -> None:
     """Export a fitted run as a bundle: ONNX graph, manifest, calibration set."""
     manifest = load_training("runs").export_run(run, out, name=name or out.name)
-    console.print(f"Wrote {out} (ONNX and torch differ by {manifest.metrics['onnx_parity']:.1e} at most).")
-    console.print(f"Next: equipoise serve {out}")
+    say(f"Wrote {out} (ONNX and torch differ by {manifest.metrics['onnx_parity']:.1e} at most).")
+    say(f"Next: equipoise serve {out}")
 
 
 def import_model(
@@ -161,36 +158,7 @@ def import_model(
         output_name=output_name,
         output_kind=output_kind,
     )
-    console.print(f"Wrote {out}. Next: equipoise serve {out}")
-
-
-class EpochsBar:
-    """A progress bar that is called with (epoch, epochs, loss)."""
-
-    def __init__(self, title: str) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"))
-        self._bar = Progress(*columns, TimeRemainingColumn(), console=console)
-        self._task = self._bar.add_task(title, total=None, said="")
-
-    def __enter__(self) -> "EpochsBar":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, epoch: int, epochs: int, loss: float) -> None:
-        self._bar.update(self._task, completed=epoch, total=epochs, said=f"epoch {epoch}/{epochs}, loss {loss:.3f}")
-
-
-def figures_table(rows: dict[str, Any]) -> Table:
-    """A row of percentages (NLL in nats) for each name -> Metrics."""
-    table = Table("", "accuracy", "many", "medium", "few", "ECE", "NLL")
-    for name, metrics in rows.items():
-        shares = (metrics.balanced_accuracy, metrics.many, metrics.medium, metrics.few, metrics.ece)
-        cells = ["-" if share.value is None else f"{100 * share.value:.1f}" for share in shares]
-        table.add_row(name, *cells, f"{metrics.nll.value:.3f}")
-    return table
+    say(f"Wrote {out}. Next: equipoise serve {out}")
 
 
 def _read(path: Path) -> bytes:

@@ -1,13 +1,16 @@
 """The command line as a user meets it: what it prints, and its exit codes."""
 
 import json
+import shlex
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -204,6 +207,17 @@ def test_without_torch_the_training_commands_name_the_extra(tmp_path):
     assert "equipoise[train]" in ran.stderr.replace("\n", "")
 
 
+def _curl(line):
+    """What a curl line of the demonstration does, without curl: every one is a POST, with a file or with nothing."""
+    *options, url = shlex.split(line)[1:]
+    files = [option.removeprefix("@") for option in options if option.startswith("@")]
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}  # curl's own, whatever the file is
+    transport = httpx.HTTPTransport(retries=10)  # with a growing pause: the server may not listen yet
+    with httpx.Client(transport=transport, headers=headers, timeout=30.0) as client:
+        answer = client.post(url, content=Path(files[0]).read_bytes() if files else b"")
+    return answer.raise_for_status().json()
+
+
 class TestDemo:
     def test_once_runs_the_whole_way_over_http(self, tmp_path):
         with socket.socket() as free:
@@ -215,6 +229,34 @@ class TestDemo:
         assert ran.stdout.count("\nok ") == 5
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), timeout=2)
+
+    def test_a_port_in_use_is_said_before_anything_is_trained(self, equipoise, tmp_path):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            ran = equipoise("demo", "--folder", tmp_path / "demo", "--port", taken.getsockname()[1])
+        assert ran.code == 1
+        assert "cannot listen" in ran.err
+        assert not (tmp_path / "demo").exists()
+
+    def test_in_the_foreground_prints_lines_that_work_and_serves(self, tmp_path):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", "service", "demo", "--folder", str(tmp_path / "demo"), "--port", str(port)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            try:
+                lines = iter(process.stdout.readline, "")
+                shown = list(takewhile(lambda line: "INFO" not in line, lines))
+                answers = [_curl(line) for line in shown if line.startswith("  curl")]
+            finally:
+                process.terminate()
+                process.communicate(timeout=30)
+        assert len(answers) == 4
+        assert "top" in answers[0]["results"][0]
+        assert answers[1]["active"]["prior"] == answers[2]["prior"]["name"] != "uniform"
+        assert answers[3]["active"]["prior"] == "uniform"
+        assert process.returncode in (0, -15)
 
     def test_does_not_empty_a_folder_of_somebody_else(self, equipoise, tmp_path):
         (tmp_path / "thesis.txt").write_text("years of work")
