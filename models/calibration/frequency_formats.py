@@ -87,9 +87,14 @@ def _parse_csv(text: str) -> Parsed:
             [FileProblem(line=reader.line_num, message=f"not readable as {kind}: {error}.")]
         ) from None
     header = [cell.casefold() for cell in rows[0][1]]
-    value_at = next((header.index(name) for name in VALUE_HEADERS if name in header), None)
-    if value_at is None:
+    values_at = [index for index, name in enumerate(header) if name in VALUE_HEADERS]
+    if not values_at:
         return _without_header(rows, kind)
+    if len(values_at) > 1:
+        named = ", ".join(rows[0][1][index] for index in values_at)
+        message = f"one column holds the values; the header has {len(values_at)} ({named}). Keep the one that is meant."
+        raise FrequencyFileError([FileProblem(line=rows[0][0], message=message)])
+    value_at = values_at[0]
     name_at = next((header.index(name) for name in NAME_HEADERS if name in header), None)
     index_at = next((header.index(name) for name in INDEX_HEADERS if name in header), None)
     key_at = index_at if name_at is None else name_at
@@ -217,7 +222,8 @@ def _records(document: list[_Object]) -> Parsed:
 def _read_values(parsed: Parsed, pairs: Iterable[tuple[str | int, Any]]) -> None:
     for key, written in pairs:
         if isinstance(written, bool) or not isinstance(written, (int, float)):
-            value, complaint = _refused(f"the value must be a number; got {str(written)[:50]!r}.")
+            came = "an object" if isinstance(written, _Object) else repr(str(written)[:50])
+            value, complaint = _refused(f"the value must be a number; got {came}.")
         else:
             value, complaint = _checked(float(written), str(written))
         if complaint:

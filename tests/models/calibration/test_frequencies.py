@@ -153,6 +153,13 @@ class TestWhatIsRefused:
     def test_positions_are_not_guessed_from_numbers(self):
         assert "name the column 'index'" in problems("class,count\n0,60\n1,30\n2,10")[0]
 
+    @pytest.mark.parametrize("header", ["class,count,count", "class,count,prior"])
+    def test_two_columns_of_values(self, header):
+        assert "header has 2 (count, " in problems(f"{header}\ncat,60,1\ndog,30,1\nsnow leopard,10,1")[0]
+
+    def test_an_object_in_place_of_a_number(self):
+        assert "got an object" in problems('{"cat": {"count": 60}, "dog": 30, "snow leopard": 10}')[0]
+
     def test_an_unknown_header(self):
         assert "header 'species,amount' is not known" in problems("species,amount\ncat,60")[0]
 
