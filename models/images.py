@@ -10,7 +10,7 @@ import io
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from models.calibration.errors import ImageTooLarge, InvalidImage
 
@@ -29,10 +29,11 @@ def decode_image(data: bytes, *, height: int, width: int, max_pixels: int = MAX_
     """
     image = _open(data, max_pixels)
     try:
+        _check_still(image)
         return np.asarray(_fit(_to_rgb(image), height, width))
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow's errors for a truncated or broken file
-        if isinstance(error, InvalidImage):
-            raise
+    except InvalidImage:
+        raise
+    except Exception as error:  # what Pillow raises for a damaged file has no common base
         raise InvalidImage(f"the {image.format} image is damaged: {error}. Send a complete file.") from error
 
 
@@ -41,7 +42,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise InvalidImage("an image file has at least one byte; got an empty body.")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # as above
         raise InvalidImage(
             f"the bytes are not an image of a known kind ({', '.join(FORMATS)}); they begin with {data[:8]!r}."
         ) from error
@@ -49,11 +50,14 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageTooLarge(
             f"an image has at most {max_pixels:,} pixels; got {image.width} x {image.height}. Scale it down first."
         )
+    return image
+
+
+def _check_still(image: Image.Image) -> None:
     # An MPO is a JPEG followed by previews for other screens: phones write it, and its first frame is the picture.
     frames = getattr(image, "n_frames", 1)
     if image.format != "MPO" and frames > 1:
         raise InvalidImage(f"a still image is needed; this {image.format} has {frames} frames. Send one of them.")
-    return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

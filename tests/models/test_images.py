@@ -87,6 +87,20 @@ class TestWhatIsRefused:
         with pytest.raises(InvalidImage):
             decode(data[: len(data) // 2])
 
+    @pytest.mark.filterwarnings("ignore")  # Pillow warns of some damages, then reads on
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP"])
+    def test_any_damage_is_an_image_or_a_clear_error(self, kind):
+        rng = np.random.default_rng(1)
+        whole = encoded(PIXELS, kind)
+        for _ in range(300):
+            damaged = bytearray(whole)
+            damaged[rng.integers(len(whole))] = rng.integers(256)
+            damaged[rng.integers(len(whole))] = rng.integers(256)
+            try:
+                assert decode(bytes(damaged)).shape == (8, 8, 3)
+            except (InvalidImage, ImageTooLarge) as error:
+                assert str(error)  # noqa: PT017
+
     @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
     def test_more_than_one_frame(self, kind):
         frames = [Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)]
