@@ -223,15 +223,17 @@ def _calibration_error(request: Request, error: Exception) -> Response:
 def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = [
-        {"where": ".".join(str(part) for part in each["loc"]), "message": each["msg"], "got": _shown(each.get("input"))}
+        {"where": ".".join(str(part) for part in each["loc"]), "message": each["msg"], "got": _came(each)}
         for each in error.errors()
     ]
     detail = "; ".join(f"{each['where']}: {each['message']}, got {each['got']}" for each in found)
     return problem(InvalidRequest(f"{detail}. The routes are described at /docs."), errors=found)
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
+def _came(error: Mapping[str, Any]) -> str:
+    if error["type"] == "missing":  # its input is what surrounds the field
+        return "nothing"
+    text = repr(error.get("input"))
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from models.calibration.affine import balanced_nll, fit_affine, require_held_out
+from models.calibration.affine import LOG_TEMPERATURE_SD, balanced_nll, fit_affine, require_held_out
 from models.calibration.errors import ShapeMismatch
 from models.calibration.prior import Ledger
 from models.calibration.types import Calibration, ClassPrior, FitReport, LogitSet
@@ -14,7 +14,8 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 def fit_closed_form(logit_set: LogitSet, ledger: Ledger) -> tuple[Calibration, FitReport]:
     """d = z~ / T - log r_raw, with T the minimiser of the class-balanced NLL of d; r becomes uniform.
 
-    The temperature stays inside, before the prior term: dividing the finished map would scale the prior too.
+    The temperature stays inside, before the prior term: dividing the finished map would scale the prior too. A Gaussian
+    prior on log T keeps a calibration set without a single error from driving T to 0.
     Prior correction: Saerens et al. 2002, Menon et al. ICLR 2021; temperature: Guo et al. ICML 2017.
 
     Raises: LeakedSplit for training data, NotEnoughData for none, ShapeMismatch.
@@ -22,13 +23,14 @@ def fit_closed_form(logit_set: LogitSet, ledger: Ledger) -> tuple[Calibration, F
     require_held_out(logit_set)
     check_ledger(logit_set, ledger)
     offset = -ledger.implied_prior.log_probs
-    bounds = (-np.log(MAX_TEMPERATURE), -np.log(MIN_TEMPERATURE))  # of log(1 / T): the NLL has one minimum in 1 / T
-    result = minimize_scalar(
-        lambda log_scale: balanced_nll(np.exp(log_scale) * logit_set.logits + offset, logit_set),
-        bounds=bounds,
-        method="bounded",
-        options={"xatol": 1e-8},
-    )
+    bounds = (-np.log(MAX_TEMPERATURE), -np.log(MIN_TEMPERATURE))  # of log(1 / T)
+    penalty = 0.5 / (LOG_TEMPERATURE_SD**2 * logit_set.labels.size)
+
+    def objective(log_scale: float) -> float:
+        nll = balanced_nll(np.exp(log_scale) * logit_set.logits + offset, logit_set)
+        return nll + penalty * float(log_scale) ** 2
+
+    result = minimize_scalar(objective, bounds=bounds, method="bounded", options={"xatol": 1e-8})
     scale = float(np.exp(result.x))
     warnings: tuple[str, ...] = ()
     if min(result.x - bounds[0], bounds[1] - result.x) < 1e-3:

@@ -84,12 +84,19 @@ def _ask(url: str, data: bytes, prior: str | None, top_k: int) -> dict[str, Any]
     options = {"top_k": str(top_k)} | ({} if prior is None else {"prior": prior})
     try:
         response = httpx.post(f"{url.rstrip('/')}/scores", content=data, params=options, timeout=60.0)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise CalibrationError(f"{url} does not answer: {error}. Is the service running there?") from error
-    answer = response.json()
-    if response.is_error:
-        raise CalibrationError(f"the service refused: {answer['detail']}")
-    return dict(answer["results"][0])
+    try:
+        answer = response.json()
+        if response.is_success:
+            return dict(answer["results"][0])
+        refusal = str(answer["detail"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CalibrationError(
+            f"{url} is not a model of an Equipoise service; it answered with status {response.status_code}. "
+            "The URL ends in /v1/models/NAME."
+        ) from error
+    raise CalibrationError(f"the service refused: {refusal}")
 
 
 def _read(path: Path) -> bytes:

@@ -33,6 +33,16 @@ class TestClosedForm:
         calibration, _ = fit_closed_form(sample.logit_set, sample.ledger)
         assert np.ptp(calibration.offset) < 1e-12
 
+    def test_a_small_set_without_an_error_does_not_make_the_scores_extreme(self):
+        # three right answers for each class: the likelihood alone would take T to 0 and every score to 0 or 1
+        labels = np.repeat(np.arange(3), 3)
+        right = LogitSet(logits=4 * np.eye(3)[labels], labels=labels, split="calibration")
+        ledger = Ledger.by_rule("balanced-sampling", [5, 5, 5])
+        for fit in FITS:
+            calibration, _ = fit(right, ledger)
+            wrong_classes = np.sort(calibration.debias(right.raw).scores(), axis=1)[:, :2]
+            assert wrong_classes.min() > 1e-4
+
     def test_the_temperature_at_its_limit_is_a_warning(self, simulate):
         sample = simulate()
         noise = np.random.default_rng(1).normal(size=sample.logit_set.logits.shape) * 50

@@ -5,8 +5,10 @@ import shlex
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 from itertools import takewhile
 from pathlib import Path
 
@@ -195,6 +197,15 @@ class TestScore:
         unreachable = equipoise("score", "http://127.0.0.1:1/v1/models/pets", image)
         assert unreachable.code == 1
         assert "does not answer" in unreachable.err
+
+    def test_with_an_address_of_something_else(self, equipoise, tmp_path):
+        image = image_file(tmp_path / "image.png")
+        assert "does not answer" in equipoise("score", "http://[broken/v1/models/pets", image).err
+        with HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as other:
+            threading.Thread(target=other.handle_request, daemon=True).start()
+            ran = equipoise("score", f"http://127.0.0.1:{other.server_port}", image)
+        assert ran.code == 1
+        assert "not a model of an Equipoise service" in ran.err
 
 
 def test_without_torch_the_training_commands_name_the_extra(tmp_path):
