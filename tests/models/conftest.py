@@ -34,11 +34,10 @@ def simulate() -> Callable[..., Simulated]:
         confidence: float = 1.0,
         trained_with: str = "cross-entropy",
         seed: int = 0,
-        noise: float = 1.0,
     ) -> Simulated:
         rng = np.random.default_rng(seed)
         counts = np.maximum((1000 * 50 ** (-np.arange(classes) / (classes - 1))).astype(int), 1)
-        centres = rng.normal(size=(classes, 8)) * 0.9 / noise
+        centres = rng.normal(size=(classes, 8)) * 0.9
         labels = np.repeat(np.arange(classes), per_class)
         points = centres[labels] + rng.normal(size=(labels.size, 8))
         log_likelihood = points @ centres.T - 0.5 * (centres**2).sum(axis=1)
