@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from service import errors
 from service.api import catalog, health, recalibration, scores
+from service.api.cross_site import RefuseCrossSite
 from service.bundle import read_bundle
 from service.catalog import Catalog
 from service.errors import CannotStart, InternalError, InvalidRequest, StorageUnavailable, problem_response
@@ -58,6 +59,7 @@ def create_app(settings: Settings, bundles: Sequence[Path] = ()) -> FastAPI:
     app.state.settings = settings
     app.state.catalog = state
     errors.install(app)
+    app.add_middleware(RefuseCrossSite)
     for module in (scores, recalibration, catalog, health):
         app.include_router(module.router)
     return app

@@ -41,6 +41,10 @@ class MethodNotAllowed(ServiceError):
     """An address that exists, asked with another method."""
 
 
+class CrossSite(ServiceError):
+    """A request that a web page of another site sent through a browser."""
+
+
 class UnknownModel(ServiceError):
     """A model name that the service does not have."""
 
@@ -116,6 +120,7 @@ class InternalError(ServiceError):
 # A subclass inherits the code of its nearest listed parent.
 STATUS: Mapping[type[CalibrationError], int] = {
     CalibrationError: 422,
+    CrossSite: 403,
     UnknownRoute: 404,
     UnknownModel: 404,
     UnknownVersion: 404,
