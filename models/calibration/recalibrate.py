@@ -114,7 +114,7 @@ def _describe_prior(after: Deployment) -> dict[str, Any]:
         "effective_classes": float(np.exp(entropy)),
         "imbalance_ratio": float(held.max() / held.min()),
         "impossible_classes": int((probs == 0).sum()),
-        "kl_to_implied_prior_nats": kl_divergence(after.prior, after.calibration.implied_prior),
+        "kl_to_debiased_prior_nats": kl_divergence(after.prior, after.calibration.implied_prior),
         "total_variation_to_training_prior": total_variation(after.prior, after.ledger.training_prior),
     }
 
@@ -163,7 +163,7 @@ def _measure(
     sample = {
         "drawn": calibration_set.drawn,
         "items": results[1].pop("items"),
-        "weighted_to": "the new target prior (accuracy, ece, nll) and to every class alike (the rest)",
+        "weighted_to": "the target prior after the change (accuracy, ece, nll) and to every class alike (the rest)",
         "out_of_fold": folds,
     }
     results[0].pop("items")

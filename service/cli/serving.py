@@ -22,7 +22,9 @@ def serve(
     host: Annotated[
         str | None, typer.Option(help="Address to listen on.", show_default="EQUIPOISE_HOST or 127.0.0.1")
     ] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default="EQUIPOISE_PORT or 8000")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on.", min=0, max=65535, show_default="EQUIPOISE_PORT or 8000")
+    ] = None,
     state_dir: Annotated[
         Path | None,
         typer.Option(help="Folder of the database and the artifacts.", show_default="EQUIPOISE_STATE_DIR or var"),

@@ -165,6 +165,9 @@ class TestServe:
         assert ran.code == 1
         assert "EQUIPOISE_STATE_DIR" in ran.err
 
+    def test_a_port_that_is_none_is_wrong_usage(self, equipoise):
+        assert equipoise("serve", "--port", 99999).code == 2
+
     def test_a_damaged_bundle(self, equipoise, tmp_path):
         made = write_bundle(tmp_path / "bundle")
         (made.path / "model.onnx").write_bytes(b"garbage")
