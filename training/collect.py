@@ -1,28 +1,70 @@
 """Raw logits of labelled images, as the calibration sees them."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from models.calibration.types import FloatArray, LogitSet, Split
 from models.images import UInt8Array
 from models.networks.classifier import Classifier
 from training.data import ImageSet
+from training.feed import Feed
 
 BATCH = 512
 
 
-@torch.inference_mode()
 def raw_logits(classifier: Classifier, images: UInt8Array) -> FloatArray:
     """float32 raw logits `(N, C)` of uint8 images `(N, H, W, 3)`, the network in evaluation mode."""
+    return logits_and_strengths(classifier, images)[0]
+
+
+@torch.inference_mode()
+def logits_and_strengths(classifier: Classifier, images: UInt8Array) -> tuple[FloatArray, FloatArray]:
+    """float32 raw logits `(N, C)` and the lengths of the features `(N,)` of uint8 images `(N, H, W, 3)`."""
     classifier.eval()
     device = classifier.mean.device
-    parts = [
-        classifier(torch.from_numpy(images[start : start + BATCH]).to(device)).float().cpu().numpy()
-        for start in range(0, len(images), BATCH)
-    ]
-    return np.concatenate(parts) if parts else np.empty((0, classifier.head.out_features), np.float32)
+    parts = [_forward(classifier, batch.to(device)) for batch in _in_batches(images)]
+    logits, strengths = (torch.cat(each).cpu().numpy() for each in zip(*parts, strict=True))
+    return logits, strengths
 
 
 def collect(classifier: Classifier, data: ImageSet, *, split: Split, drawn: str) -> LogitSet:
     """The labelled logits of a set of images."""
     return LogitSet(logits=raw_logits(classifier, data.images), labels=data.labels, split=split, drawn=drawn)
+
+
+def collect_augmented(classifier: Classifier, feed: Feed, data: ImageSet, *, passes: int, seed: int) -> LogitSet:
+    """The labelled logits of the training images seen through their augmentation, so many passes: what MARC's published
+    fit takes. The network stays in evaluation mode (the official code lets its batch statistics drift)."""
+    classifier.eval()
+    device = classifier.mean.device
+    rows = list(torch.arange(len(data.labels)).split(BATCH)) * passes
+    parts = []
+    with torch.inference_mode():
+        for images in feed.epoch(rows, seed=seed, first_step=0):
+            parts.append(_forward(classifier, images[0].to(device))[0].cpu().numpy())
+    return LogitSet(
+        logits=np.concatenate(parts),
+        labels=np.tile(data.labels, passes),
+        split="train",
+        drawn=f"the training images through their augmentation, {passes} passes",
+    )
+
+
+def accuracy_by_class(classifier: Classifier, data: ImageSet) -> FloatArray:
+    """Share of right top-1 answers for each class with an example."""
+    right = raw_logits(classifier, data.images).argmax(axis=1) == data.labels
+    counts = np.bincount(data.labels)
+    return np.asarray(np.bincount(data.labels, weights=right)[counts > 0] / counts[counts > 0], dtype=np.float64)
+
+
+def _forward(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+    features = classifier.features(images)
+    return classifier.head(features).float(), features.float().norm(dim=1)
+
+
+def _in_batches(images: UInt8Array) -> Iterator[Tensor]:
+    for start in range(0, max(len(images), 1), BATCH):
+        yield torch.from_numpy(images[start : start + BATCH])

@@ -1,159 +1,271 @@
 """The training loop: top to bottom in one file."""
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from models.calibration.errors import CalibrationError
-from models.networks.backbones import BACKBONES, SMALL, backbone_for
+from models.networks.backbones import SMALL
 from models.networks.classifier import Classifier, channel_statistics
+from models.networks.heads import ProjectionHead
+from training import checkpoint
+from training.collect import accuracy_by_class
+from training.config import TrainConfig
 from training.data import DataSplits
-from training.losses.balanced_softmax import BalancedSoftmaxLoss
+from training.feed import Feed, batches, generator_for
+from training.losses.balanced_softmax import LogitAdjustedLoss
+from training.losses.cibl import CiblLoss
 
-Loss = Literal["cross-entropy", "balanced-softmax"]
-LOSSES: tuple[Loss, ...] = get_args(Loss)
 Progress = Callable[[int, int, float], None]  # (epoch from 1, epochs, mean loss of the epoch)
-
-
-class InvalidConfig(CalibrationError):
-    """A training configuration that cannot be run."""
+CHECK_EVERY = 50  # steps between two looks at the losses: each look waits for the device
 
 
 class TrainingDiverged(CalibrationError):
     """The loss is no longer a number."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """SGD with Nesterov momentum; the learning rate rises linearly over the first `warmup` of all steps, then falls by
-    a cosine to 0.
+class Network(nn.Module):
+    """The classifier and what only training needs: CIBL's projection head."""
 
-    `padding` pixels bound the random shift of each training image; `flip` mirrors half of them. The seed decides the
-    first weights, the order of the images and their augmentation.
-    """
+    def __init__(self, classifier: Classifier, projection: ProjectionHead | None) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.projection = projection
 
-    loss: Loss
-    backbone: str
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    padding: int
-    flip: bool
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    warmup: float = 0.05
-    seed: int = 0
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        features = self.classifier.features(images)
+        logits = self.classifier.head(features)
+        return logits, None if self.projection is None else self.projection(features)
 
-    def __post_init__(self) -> None:
-        rules = {
-            f"loss is one of {', '.join(LOSSES)}": self.loss in LOSSES,
-            f"backbone is one of {', '.join(BACKBONES)}": self.backbone in BACKBONES,
-            "epochs is at least 1": self.epochs >= 1,
-            "batch_size is at least 2 (batch normalisation needs two images)": self.batch_size >= 2,
-            "learning_rate is positive and finite": 0 < self.learning_rate < math.inf,
-            "padding is at least 0": self.padding >= 0,
-            "momentum lies in (0, 1)": 0 < self.momentum < 1,  # Nesterov's step is not defined without momentum
-            "weight_decay is at least 0 and finite": 0 <= self.weight_decay < math.inf,
-            "warmup is a fraction of the steps in [0, 1)": 0 <= self.warmup < 1,
-            "seed is at least 0": self.seed >= 0,
+
+@dataclass(slots=True)
+class Training:
+    """A training at the end of an epoch: what a checkpoint holds."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    loss: LogitAdjustedLoss | CiblLoss
+    epoch: int = 0
+    curves: list[dict[str, float]] = field(default_factory=list)
+    average: dict[str, Tensor] | None = None  # the moving average of the weights
+    best: dict[str, Any] | None = None  # the epoch that the validation images prefer
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "loss": self.loss.state_dict(),
+            "epoch": self.epoch,
+            "curves": self.curves,
+            "average": self.average,
+            "best": self.best,
         }
-        for rule, kept in rules.items():
-            if not kept:
-                raise InvalidConfig(f"{rule}; got {getattr(self, rule.split()[0])!r}.")
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.loss.load_state_dict(state["loss"])
+        self.epoch, self.curves = state["epoch"], state["curves"]
+        self.average, self.best = state["average"], state["best"]
+
+    def result(self) -> dict[str, Tensor]:
+        """The weights that count: those of the chosen epoch, averaged where the configuration says so."""
+        if self.best is not None:
+            return dict(self.best["weights"])
+        return self.average if self.average is not None else self.network.state_dict()
 
 
-def config_for(height: int, width: int, **changes: Any) -> TrainConfig:
-    """The defaults for an image size, with `changes` by name: small images get a small network."""
-    small = {"epochs": 40, "batch_size": 32, "learning_rate": 0.05, "padding": 1, "flip": False}
-    large = {"epochs": 60, "batch_size": 128, "learning_rate": 0.1, "padding": 4, "flip": True}
-    backbone = changes.get("backbone") or backbone_for(height, width)
-    defaults = small if backbone == SMALL else large
-    return TrainConfig(**{"loss": "cross-entropy", **defaults, **changes, "backbone": backbone})
+def train(
+    config: TrainConfig,
+    data: DataSplits,
+    feed: Feed,
+    classifier: Classifier,
+    *,
+    progress: Progress | None = None,
+    save_to: Path | None = None,
+    identity: str = "",
+) -> list[dict[str, float]]:
+    """Train the classifier in place; it stays on the training device, in evaluation mode.
 
+    The same configuration and data give the same weights again on the same machine, also when a killed training went on
+    from its checkpoint `save_to`, which is written after every epoch. With several processes (torchrun) each sees its
+    share of every batch, and batch statistics and CIBL's contrast are taken within the share.
 
-def train(config: TrainConfig, data: DataSplits, progress: Progress | None = None) -> Classifier:
-    """A trained classifier in evaluation mode, on the device that trained it: CUDA where there is one.
-
-    The same configuration and data give the same weights again on the same machine.
-
-    Raises: TrainingDiverged with the step.
+    Returns: the curves, one row an epoch. Raises: TrainingDiverged with the step, StaleCheckpoint.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    generator = torch.Generator().manual_seed(config.seed)
-    images, labels = torch.from_numpy(data.train.images), torch.from_numpy(data.train.labels)
-    classifier = _new_classifier(config, images, len(data.class_names))
-    classifier.to(device, memory_format=torch.channels_last)  # as the images come: NHWC
-    loss_function = _loss_function(config, data).to(device)
-    optimizer = _optimizer(config, classifier)
-    steps = config.epochs * len(batches(len(labels), config.batch_size, torch.Generator()))
-    step = 0
-    with _threads_for(config.backbone), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
-        for epoch in range(1, config.epochs + 1):
-            classifier.train()
-            total = 0.0
-            for rows in batches(len(labels), config.batch_size, generator):
-                batch = augment(images[rows], config.padding, config.flip, generator).to(device)
-                _set_learning_rate(optimizer, config.learning_rate * rate(step, steps, config.warmup))
-                loss = loss_function(classifier(batch), labels[rows].to(device))
-                if not torch.isfinite(loss):
-                    raise TrainingDiverged(
-                        f"the loss became {loss.item()} at step {step + 1} of {steps} (epoch {epoch}): the learning "
-                        f"rate {config.learning_rate:g} is probably too high. Try a tenth of it."
-                    )
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                step += 1
-                total += loss.item() * len(rows)
-            if progress is not None:
-                progress(epoch, config.epochs, total / len(labels))
-    return classifier.eval()
+    accelerator = new_accelerator()
+    training = _new_training(config, data, classifier, accelerator.device)
+    if save_to is not None and (state := checkpoint.load(save_to, identity=identity, device=accelerator.device)):
+        training.restore(state)
+    wrapped, optimizer = accelerator.prepare(training.network, training.optimizer)
+    labels = torch.from_numpy(data.train.labels).to(accelerator.device)
+    with exact_arithmetic(config):
+        while training.epoch < config.epochs:
+            _train_epoch(config, training, wrapped, optimizer, feed, labels, accelerator)
+            if data.validation is not None:
+                _validate(config, training, data)
+            if save_to is not None and accelerator.is_main_process:
+                checkpoint.save(save_to, training.state(), identity=identity)
+            if progress is not None and accelerator.is_main_process:
+                progress(training.epoch, config.epochs, training.curves[-1]["loss"])
+    accelerator.wait_for_everyone()
+    training.network.load_state_dict(training.result())
+    classifier.eval()
+    return training.curves
 
 
-@contextmanager
-def _threads_for(backbone: str) -> Iterator[None]:
-    """One thread for the small network. A second gains nothing (1.3 s either way for 40 epochs of digits, two cores),
-    and waits at every one of its tiny steps where other processes use the cores (40 s and more against 12 s)."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1 if backbone == SMALL else threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def new_classifier(config: TrainConfig, data: DataSplits) -> Classifier:
+    """The classifier with the first weights that the seed decides."""
+    mean, std = channel_statistics(torch.from_numpy(data.train.images))
+    with seeded(config.seed):
+        return Classifier(config.architecture, len(data.class_names), mean=mean, std=std, weights=config.weights)
 
 
-def _new_classifier(config: TrainConfig, images: Tensor, num_classes: int) -> Classifier:
-    mean, std = channel_statistics(images)
-    with torch.random.fork_rng():  # the caller's random numbers stay what they were
-        torch.manual_seed(config.seed)
-        return Classifier(config.backbone, num_classes, mean=mean, std=std)
+def new_accelerator() -> Accelerator:
+    """Device and processes; on the CPU also where several processes were started without a GPU."""
+    return Accelerator(cpu=not torch.cuda.is_available())
 
 
-def _loss_function(config: TrainConfig, data: DataSplits) -> nn.Module:
-    if config.loss == "balanced-softmax":
-        return BalancedSoftmaxLoss(torch.from_numpy(data.class_counts))
-    return nn.CrossEntropyLoss()
-
-
-def _optimizer(config: TrainConfig, classifier: Classifier) -> torch.optim.SGD:
-    return torch.optim.SGD(
-        classifier.parameters(),
+def _new_training(config: TrainConfig, data: DataSplits, classifier: Classifier, device: torch.device) -> Training:
+    projection = None
+    if config.cibl is not None:
+        with seeded(config.seed + 1):
+            projection = ProjectionHead(classifier.backbone.num_features, config.cibl.projection)
+    network = Network(classifier, projection)
+    network.to(device, memory_format=torch.channels_last)  # as the images come: NHWC
+    optimizer = torch.optim.SGD(
+        network.parameters(),
         lr=config.learning_rate,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         nesterov=True,
     )
+    tau = 0.0 if config.loss == "cross-entropy" else config.tau
+    loss: LogitAdjustedLoss | CiblLoss = LogitAdjustedLoss(torch.from_numpy(data.class_counts), tau)
+    if config.cibl is not None:
+        loss = CiblLoss(config.cibl, loss)
+    return Training(network=network, optimizer=optimizer, loss=loss.to(device))
 
 
-def _set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = value
+def _train_epoch(
+    config: TrainConfig,
+    training: Training,
+    wrapped: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    feed: Feed,
+    labels: Tensor,
+    accelerator: Accelerator,
+) -> None:
+    training.network.train()
+    world, rank = accelerator.num_processes, accelerator.process_index
+    pieces = batches(len(labels), config.batch_size, generator_for(config.seed, training.epoch))
+    per_epoch, first = len(pieces), training.epoch * len(pieces)
+    mine = [piece.tensor_split(world)[rank] for piece in pieces]
+    losses: list[Tensor] = []
+    began = time.perf_counter()
+    views = feed.epoch(mine, seed=config.seed + 1_000_003 * rank, first_step=first, views=config.views)
+    for step, (rows, images) in enumerate(zip(mine, views, strict=True), first):
+        learning_rate = config.learning_rate * rate(step, config.epochs * per_epoch, config.warmup)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        with mixed_precision(config, accelerator.device):
+            logits, projected = wrapped(images.flatten(0, 1).to(accelerator.device, non_blocking=True))
+        targets = labels[rows.to(labels.device)].repeat(config.views)
+        loss = training.loss(logits, targets) if projected is None else training.loss(logits, projected, targets)
+        optimizer.zero_grad(set_to_none=True)
+        # gradients are averaged over processes: an uneven share weighs as much as its images
+        accelerator.backward(loss * (len(rows) * world / len(pieces[step - first])))
+        optimizer.step()
+        _average(config, training)
+        losses.append(loss.detach())
+        if len(losses) % CHECK_EVERY == 0 or len(losses) == per_epoch:
+            _require_finite(losses, first, config, per_epoch)
+    training.epoch += 1
+    sizes = torch.tensor([float(len(rows)) for rows in mine])
+    totals = torch.stack([torch.stack(losses).float().cpu() @ sizes, sizes.sum()]).to(accelerator.device)
+    total, images_seen = accelerator.reduce(totals, "sum").tolist()
+    training.curves.append(
+        {
+            "epoch": training.epoch,
+            "loss": total / images_seen,
+            "learning_rate": learning_rate,
+            "seconds": time.perf_counter() - began,
+        }
+    )
+
+
+def _require_finite(losses: list[Tensor], first: int, config: TrainConfig, per_epoch: int) -> None:
+    finite = torch.isfinite(torch.stack(losses))
+    if bool(finite.all()):
+        return
+    index = int(torch.argmin(finite.int()))
+    step = first + index
+    raise TrainingDiverged(
+        f"the loss became {losses[index].item()} at step {step + 1} of {config.epochs * per_epoch} (epoch "
+        f"{step // per_epoch + 1}): the learning rate {config.learning_rate:g} is probably too high. Try a tenth of it."
+    )
+
+
+def _average(config: TrainConfig, training: Training) -> None:
+    if config.ema is None:
+        return
+    weights = training.network.state_dict()
+    if training.average is None:
+        training.average = {name: value.detach().clone() for name, value in weights.items()}
+        return
+    for name, value in weights.items():
+        if value.is_floating_point():
+            training.average[name].lerp_(value.detach(), 1 - config.ema)
+        else:
+            training.average[name].copy_(value)
+
+
+def _validate(config: TrainConfig, training: Training, data: DataSplits) -> None:
+    """Class-balanced accuracy on the validation images; with `select` the best epoch's weights are kept."""
+    assert data.validation is not None
+    current = {name: value.clone() for name, value in training.network.state_dict().items()}
+    training.network.load_state_dict(training.average if training.average is not None else current)
+    accuracy = float(accuracy_by_class(training.network.classifier, data.validation).mean())
+    if config.select == "validation" and (training.best is None or accuracy > training.best["accuracy"]):
+        kept = {name: value.clone() for name, value in training.network.state_dict().items()}
+        training.best = {"accuracy": accuracy, "epoch": training.epoch, "weights": kept}
+    training.network.load_state_dict(current)
+    training.curves[-1]["validation_accuracy"] = accuracy
+
+
+def mixed_precision(config: TrainConfig, device: torch.device) -> torch.autocast:
+    """The network's passes in bfloat16 where the configuration says so; losses are taken in float32 outside of it."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16")
+
+
+@contextmanager
+def exact_arithmetic(config: TrainConfig) -> Iterator[None]:
+    """Deterministic kernels, and one thread for the small network: a second gains nothing there (1.3 s either way for
+    40 epochs of digits, two cores), and waits at every one of its tiny steps where other processes use the cores (40 s
+    and more against 12 s)."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if config.architecture.backbone == SMALL else threads)
+    try:
+        with torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random first weights that the seed decides; the caller's random numbers stay what they were."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
 
 
 def rate(step: int, steps: int, warmup: float) -> float:
@@ -162,26 +274,3 @@ def rate(step: int, steps: int, warmup: float) -> float:
     if step < rising:
         return (step + 1) / rising
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
-
-
-def augment(images: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Each uint8 image `(N, H, W, 3)` shifted by up to so many pixels (black comes in) and, with `flip`, half of them
-    mirrored: the crop of a padded image, for a whole batch at once."""
-    num, height, width, _ = images.shape
-    if padding:
-        padded = F.pad(images, (0, 0, *4 * (padding,)))
-        down, right = torch.randint(0, 2 * padding + 1, (2, num, 1), generator=generator)
-        rows, columns = down + torch.arange(height), right + torch.arange(width)
-        images = padded[torch.arange(num)[:, None, None], rows[:, :, None], columns[:, None, :]]
-    if flip:
-        mirrored = torch.rand(num, generator=generator) < 0.5
-        images = torch.where(mirrored[:, None, None, None], images.flip(2), images)
-    return images
-
-
-def batches(num_items: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:
-    """Every item once, shuffled. A last batch of one image, which has no batch statistics, joins the one before it."""
-    pieces = list(torch.randperm(num_items, generator=generator).split(batch_size))
-    if len(pieces) > 1 and len(pieces[-1]) == 1:
-        pieces[-2:] = [torch.cat(pieces[-2:])]
-    return pieces

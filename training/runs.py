@@ -1,13 +1,7 @@
-"""The steps behind the commands, each on a run folder: train, fit, evaluate, export.
+"""The steps behind the commands, each on a run folder: train, fit, evaluate, export."""
 
-A run folder holds run.json (how it was made and the ledger), checkpoint.pt, logits_calibration.npz, logits_test.npz,
-test_images.npy (a few, for the parity check on export) and, once fitted, calibration.json.
-"""
-
-import json
-import pickle
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,46 +9,44 @@ import numpy as np
 import torch
 
 from models.calibration.choose import Choice, choose, fit_named
-from models.calibration.errors import CalibrationError
-from models.calibration.manifest import (
-    InputSize,
-    Manifest,
-    calibration_from_json,
-    calibration_to_json,
-    ledger_from_json,
-    ledger_to_json,
-)
+from models.calibration.manifest import InputSize, Manifest, calibration_to_json, ledger_to_json
+from models.calibration.marc_paper import METHOD as MARC_PAPER
+from models.calibration.marc_paper import fit_paper
 from models.calibration.metrics import Metrics, evaluate
 from models.calibration.prior import Ledger
-from models.calibration.types import Calibration, ClassPrior, LogitSet
-from models.networks.classifier import Classifier
-from training.bundle import new_folder, pack_logits, package_versions, unpack_logits, write_bundle
-from training.collect import collect
-from training.data import load
+from models.calibration.types import Calibration, ClassPrior, FitReport, LogitSet
+from models.networks.classifier import Classifier, folded
+from training import checkpoint
+from training.bundle import OutputExists, pack_logits, package_versions, write_bundle
+from training.collect import collect, collect_augmented, logits_and_strengths
+from training.config import TrainConfig, config_for
+from training.data import DataSplits, load
+from training.decoupled import train_head
 from training.export import check_parity, to_onnx
-from training.loop import Progress, config_for, train
+from training.feed import MemoryFeed
+from training.loop import Progress, new_accelerator, new_classifier, train
+from training.run_folder import (
+    CALIBRATION_FILE,
+    CHECKPOINT_FILE,
+    CURVES_FILE,
+    FEATURE_LENGTHS_FILE,
+    RUN_FILE,
+    SPLITS_FILE,
+    TEST_IMAGES_FILE,
+    TRAINING_FILE,
+    IncompleteRun,
+    Run,
+    code_revision,
+    log,
+    open_folder,
+    read_calibration,
+    read_classifier,
+    read_logits,
+    read_run,
+    write_json,
+)
 
-RUN_FILE, CHECKPOINT_FILE, CALIBRATION_FILE = "run.json", "checkpoint.pt", "calibration.json"
-TEST_IMAGES_FILE, TEST_IMAGES = "test_images.npy", 64
-
-
-class IncompleteRun(CalibrationError):
-    """A folder that is not a run, or a run that lacks a step."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Run:
-    """What a run folder says: `description` is run.json, `ledger` its ledger."""
-
-    folder: Path
-    description: dict[str, Any]
-    ledger: Ledger
-    calibration_set: LogitSet
-    test_set: LogitSet
-
-    @property
-    def row_norms(self) -> list[float]:
-        return list(self.description["row_norms"])
+TEST_IMAGES = 64
 
 
 def train_run(
@@ -62,42 +54,152 @@ def train_run(
     *,
     out: Path,
     imbalance_ratio: float | None = None,
+    augmented_passes: int = 0,
+    first_stage: Path | None = None,
     progress: Progress | None = None,
-    **config: Any,
+    config: TrainConfig | None = None,
+    **changes: Any,
 ) -> Path:
-    """Train on `digits` or an .npz and write the run folder, complete or not at all.
+    """Train and write the run folder; a training that was killed goes on where the same call finds it again.
 
-    Args: config, fields of TrainConfig that differ from what the image size suggests.
-    Raises: InvalidData, EmptyClass, OutputExists, TrainingDiverged.
+    Args: source, see `training.data.load`. augmented_passes, how often the training images are looked at through their
+        augmentation afterwards, for MARC's published fit. first_stage, a complete run with the same first stage, for a
+        decoupled configuration. config, or fields of TrainConfig that differ from what the image size suggests.
+    Raises: InvalidData, EmptyClass, OutputExists, RunInUse, TrainingDiverged, IncompleteRun.
     """
-    with new_folder(out) as folder:
-        data = load(source, imbalance_ratio)
-        height, width = data.image_size
-        train_config = config_for(height, width, **config)
-        classifier = train(train_config, data, progress)
-        calibration_set = collect(classifier, data.calibration, split="calibration", drawn=data.drawn)
-        test_set = collect(classifier, data.test, split="test", drawn="the test images of the data")
-        description = {
-            "class_names": data.class_names,
-            "input": {"height": height, "width": width},
-            "ledger": ledger_to_json(Ledger.by_rule(train_config.loss, data.class_counts)),
-            "row_norms": classifier.head.row_norms.double().tolist(),
-            "provenance": {
-                "data": data.name,
-                "data_sha256": data.digest,
-                "imbalance_ratio": data.imbalance_ratio,
-                "training": asdict(train_config),
-                "packages": package_versions(),
-            },
-        }
-        (folder / RUN_FILE).write_text(json.dumps(description, indent=1, ensure_ascii=False))
-        torch.save(classifier.cpu().state_dict(), folder / CHECKPOINT_FILE)
-        np.save(
-            folder / TEST_IMAGES_FILE, data.test.images[:: max(1, len(data.test.images) // TEST_IMAGES)][:TEST_IMAGES]
-        )
-        for split, logit_set in (("calibration", calibration_set), ("test", test_set)):
-            (folder / f"logits_{split}.npz").write_bytes(pack_logits(logit_set))
+    if (out / RUN_FILE).exists():
+        raise OutputExists(f"{out} holds a complete run and is not overwritten. Remove it, or choose another --out.")
+    data = load(source, imbalance_ratio)
+    config = config or config_for(*data.image_size, **changes)
+    identity = checkpoint.identity_of(config, data)
+    classifier = new_classifier(config, data)
+    if not new_accelerator().is_main_process:  # torchrun's others take their share of the batches and write nothing
+        _first_stage(config, data, classifier, first_stage, out, identity, None)
+        return out
+    asked = {"data": data.name, "training": asdict(config), "code": code_revision()}
+    with open_folder(out, identity, asked) as goes_on:
+        log(out, "going on from the last finished epoch" if goes_on else f"training on {data.name}")
+        curves = _first_stage(config, data, classifier, first_stage, out, identity, progress)
+        feed = MemoryFeed(data.train, config.augmentation, classifier.mean.device)
+        rates = None
+        if config.decoupled is not None:
+            log(out, f"second stage, {config.decoupled.sampler} sampler")
+            second = train_head(config, classifier, feed, data.train.labels, data.class_counts)
+            rates = second.rates
+            write_json(out / "second_stage.json", {"losses": second.losses, "rates": rates.tolist()})
+        log(out, "collecting logits")
+        _write_results(out, data, classifier, curves)
+        if augmented_passes:
+            seen = collect_augmented(classifier, feed, data.train, passes=augmented_passes, seed=config.seed)
+            (out / "logits_train.npz").write_bytes(pack_logits(seen))
+        _finish(out, config, data, classifier, identity, rates)
+        log(out, "complete")
     return out
+
+
+def _first_stage(
+    config: TrainConfig,
+    data: DataSplits,
+    classifier: Classifier,
+    first_stage: Path | None,
+    out: Path,
+    identity: str,
+    progress: Progress | None,
+) -> list[dict[str, float]]:
+    """Train the whole network, or take it from a run that did. Returns: the curves."""
+    if first_stage is None:
+        feed = MemoryFeed(data.train, config.augmentation, new_accelerator().device)
+        return train(
+            config,
+            data,
+            feed,
+            classifier,
+            progress=_logged(out, progress),
+            save_to=out / TRAINING_FILE,
+            identity=identity,
+        )
+    run = read_run(first_stage)
+    if run.description["identity"] != identity:
+        raise IncompleteRun(
+            f"{first_stage} was trained with another first stage (configuration, seed or data) than this one asks for. "
+            "Leave it out, and the first stage is trained here."
+        )
+    classifier.load_state_dict(read_classifier(run).state_dict())
+    classifier.to(new_accelerator().device, memory_format=torch.channels_last)
+    return []
+
+
+def _logged(out: Path, progress: Progress | None) -> Progress:
+    def tell(epoch: int, epochs: int, loss: float) -> None:
+        log(out, f"epoch {epoch} of {epochs}, loss {loss:.4f}")
+        if progress is not None:
+            progress(epoch, epochs, loss)
+
+    return tell
+
+
+def _write_results(
+    out: Path,
+    data: DataSplits,
+    classifier: Classifier,
+    curves: list[dict[str, float]],
+) -> None:
+    write_json(out / CURVES_FILE, curves)
+    write_json(out / SPLITS_FILE, data.items)
+    calibration_set = collect(classifier, data.calibration, split="calibration", drawn=data.drawn)
+    logits, lengths = logits_and_strengths(classifier, data.test.images)
+    test_set = LogitSet(logits=logits, labels=data.test.labels, split="test", drawn="the test images of the data")
+    for split, logit_set in (("calibration", calibration_set), ("test", test_set)):
+        (out / f"logits_{split}.npz").write_bytes(pack_logits(logit_set))
+    np.save(out / FEATURE_LENGTHS_FILE, lengths)
+    np.save(out / TEST_IMAGES_FILE, data.test.images[:: max(1, len(data.test.images) // TEST_IMAGES)][:TEST_IMAGES])
+
+
+def _finish(
+    out: Path,
+    config: TrainConfig,
+    data: DataSplits,
+    classifier: Classifier,
+    identity: str,
+    rates: torch.Tensor | None,
+) -> None:
+    """The network and, last, run.json: with it the run is complete."""
+    torch.save(classifier.cpu().state_dict(), out / CHECKPOINT_FILE)
+    ledger = ledger_of(config, data, rates, read_logits(out, "calibration"))
+    height, width = data.image_size
+    description = {
+        "class_names": data.class_names,
+        "input": {"height": height, "width": width},
+        "ledger": ledger_to_json(ledger),
+        "row_norms": classifier.head.row_norms.double().tolist(),
+        "identity": identity,
+        "provenance": {
+            "data": data.name,
+            "data_sha256": data.digest,
+            "splits": data.items,
+            "imbalance_ratio": data.imbalance_ratio,
+            "training": asdict(config),
+            "code": code_revision(),
+            "packages": package_versions(),
+        },
+    }
+    write_json(out / RUN_FILE, description)
+    (out / TRAINING_FILE).unlink(missing_ok=True)
+
+
+def ledger_of(config: TrainConfig, data: DataSplits, rates: torch.Tensor | None, calibration_set: LogitSet) -> Ledger:
+    """The prior that the raw logits imply: by rule for cross-entropy, Balanced Softmax and the logit-adjusted loss on a
+    linear head; measured on the held-out logits for everything that bends the rule (CIBL, a cosine or rectified head,
+    the Meta Sampler, whose rates change while the head is trained)."""
+    counts = data.class_counts
+    if config.decoupled is not None:
+        if config.decoupled.sampler == "instance":
+            return Ledger.by_rule("balanced-softmax", counts)
+        assert rates is not None
+        return Ledger.by_rule("meta-sampler", counts, rates=rates.double().numpy()).measured_on(calibration_set)
+    ledger = Ledger.by_rule(config.loss, counts, tau=config.tau)
+    bent = config.cibl is not None or config.architecture.head == "cosine" or config.architecture.rectify
+    return ledger.measured_on(calibration_set) if bent else ledger
 
 
 def fit_run(folder: Path, *, method: str = "choose") -> Choice:
@@ -110,16 +212,27 @@ def fit_run(folder: Path, *, method: str = "choose") -> Choice:
     if method == "choose":
         choice = choose(run.calibration_set, run.ledger, run.row_norms)
     else:
-        calibration, report = fit_named(method, run.row_norms)(run.calibration_set, run.ledger)
+        calibration, report = _fit_as_asked(run, method)
         reason = (
             f"{method}: as asked, class-balanced NLL {report.objective:.4f} on the {report.num_items} fitted images."
         )
         choice = Choice(calibration=calibration, report=report, balanced_nll={}, reason=reason)
     document = calibration_to_json(choice.calibration) | {"reason": choice.reason}
-    partial = folder / f".{CALIBRATION_FILE}.partial"
-    partial.write_text(json.dumps(document, indent=1))
-    partial.rename(folder / CALIBRATION_FILE)
+    write_json(folder / CALIBRATION_FILE, document)
     return choice
+
+
+def _fit_as_asked(run: Run, method: str) -> tuple[Calibration, FitReport]:
+    if method != MARC_PAPER:
+        return fit_named(method, run.row_norms)(run.calibration_set, run.ledger)
+    try:
+        seen = read_logits(run.folder, "train")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise IncompleteRun(
+            f"{run.folder} has no logits of its training images, which MARC's published fit needs: {error}. Train with "
+            "--augmented-passes 10, or fit --method marc on held-out images."
+        ) from error
+    return fit_paper(seen, run.ledger.class_counts, run.row_norms, held_out=run.calibration_set)
 
 
 def evaluate_run(folder: Path) -> dict[str, Metrics]:
@@ -147,7 +260,7 @@ def export_run(folder: Path, out: Path, *, name: str) -> Manifest:
     run, calibration = read_run(folder), read_calibration(folder)
     size = InputSize(**run.description["input"])
     classifier = read_classifier(run)
-    model = to_onnx(classifier, calibration, height=size.height, width=size.width)
+    model = to_onnx(folded(classifier), calibration, height=size.height, width=size.width)
     parity = check_parity(model, classifier, np.load(folder / TEST_IMAGES_FILE))
     figures = {key: asdict(value) for key, value in evaluate_run(folder).items()}
     manifest = Manifest(
@@ -161,50 +274,3 @@ def export_run(folder: Path, out: Path, *, name: str) -> Manifest:
         provenance=run.description["provenance"],
     )
     return write_bundle(out, manifest, model=model, calibration_set=run.calibration_set)
-
-
-def read_run(folder: Path) -> Run:
-    """Raises: IncompleteRun."""
-    try:
-        description = json.loads((folder / RUN_FILE).read_text())
-        return Run(
-            folder=folder,
-            description=description,
-            ledger=ledger_from_json(description["ledger"]),
-            calibration_set=_read_logits(folder, "calibration"),
-            test_set=_read_logits(folder, "test"),
-        )
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise IncompleteRun(
-            f"{folder} is not a complete run folder: {error}. Make one with: equipoise train --out {folder}"
-        ) from error
-
-
-def read_calibration(folder: Path) -> Calibration:
-    """Raises: IncompleteRun where the run was not fitted."""
-    try:
-        return calibration_from_json(json.loads((folder / CALIBRATION_FILE).read_text()))
-    except FileNotFoundError as error:
-        raise IncompleteRun(f"{folder} has no calibration yet. Fit one with: equipoise fit {folder}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise IncompleteRun(
-            f"{folder / CALIBRATION_FILE} cannot be read: {error}. Fit again with: equipoise fit {folder}"
-        ) from error
-
-
-def read_classifier(run: Run) -> Classifier:
-    """The trained network, in evaluation mode on the CPU. Raises: IncompleteRun."""
-    path = run.folder / CHECKPOINT_FILE
-    backbone = run.description["provenance"]["training"]["backbone"]
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        classifier = Classifier(backbone, len(run.description["class_names"]), mean=state["mean"], std=state["std"])
-        classifier.load_state_dict(state)
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        raise IncompleteRun(f"{path} cannot be read as this run's network: {error}. Train again.") from error
-    return classifier.eval()
-
-
-def _read_logits(folder: Path, split: str) -> LogitSet:
-    with (folder / f"logits_{split}.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return unpack_logits(arrays)

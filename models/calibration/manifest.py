@@ -10,12 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from models.calibration.errors import CalibrationError, InvalidManifest
 from models.calibration.marc import checked_row_norms
-from models.calibration.prior import TRAINED_WITH, Ledger, checked_counts
-from models.calibration.types import Calibration, ClassPrior, FloatArray
+from models.calibration.prior import SOURCES, TRAINED_WITH, Ledger, checked_counts
+from models.calibration.types import Calibration, ClassPrior, FloatArray, frozen
 
 FORMAT_VERSION = 1
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -161,26 +159,29 @@ def ledger_to_json(ledger: Ledger) -> dict[str, Any]:
         "loss_counts": None if ledger.loss_counts is None else ledger.loss_counts.tolist(),
         "implied_prior": ledger.implied_prior.probs.tolist(),
         "source": ledger.source,
+        "tau": ledger.tau,
+        "rates": None if ledger.rates is None else ledger.rates.tolist(),
     }
 
 
 def ledger_from_json(document: Mapping[str, Any]) -> Ledger:
     if document["trained_with"] not in TRAINED_WITH:
         raise InvalidManifest(f"trained_with is one of {', '.join(TRAINED_WITH)}; got {document['trained_with']!r}.")
-    if document["source"] not in ("rule", "measured"):
-        raise InvalidManifest(f"the source of an implied prior is rule or measured; got {document['source']!r}.")
-    loss_counts = document["loss_counts"]
+    if document["source"] not in SOURCES:
+        raise InvalidManifest(f"the source of an implied prior is {', '.join(SOURCES)}; got {document['source']!r}.")
+    loss_counts, rates = document["loss_counts"], document.get("rates")  # bundles of version 0.1.0 have no rates
     ledger = Ledger(
         trained_with=document["trained_with"],
         class_counts=checked_counts(document["class_counts"]),
         implied_prior=ClassPrior(document["implied_prior"]),
         source=document["source"],
         loss_counts=None if loss_counts is None else checked_counts(loss_counts),
+        tau=document.get("tau"),
+        rates=None if rates is None else frozen(rates),
     )
-    if ledger.source == "rule":
-        by_rule = Ledger.by_rule(ledger.trained_with, ledger.class_counts, loss_counts=ledger.loss_counts)
-        if not np.allclose(by_rule.implied_prior.probs, ledger.implied_prior.probs, rtol=1e-6, atol=0):
-            raise InvalidManifest(
-                f"the implied prior does not follow from the rule {ledger.trained_with!r} and the class counts."
-            )
+    gap = ledger.gap_to_rule if ledger.source != "measured" else 0.0
+    if gap is None or gap > 1e-6:
+        raise InvalidManifest(
+            f"the implied prior does not follow from the rule {ledger.trained_with!r} and the class counts."
+        )
     return ledger

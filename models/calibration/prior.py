@@ -2,41 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from models.calibration.errors import EmptyClass, NotEnoughData, ShapeMismatch, UnknownTrainingRule
-from models.calibration.types import ClassPrior, FloatArray, IntArray, LogitSet, softmax
+from models.calibration.types import ClassPrior, FloatArray, IntArray, LogitSet, frozen, softmax
 
-TrainedWith = Literal["cross-entropy", "balanced-softmax", "balanced-sampling", "unknown"]
+TrainedWith = Literal[
+    "cross-entropy", "balanced-softmax", "logit-adjusted", "balanced-sampling", "meta-sampler", "unknown"
+]
 TRAINED_WITH: tuple[TrainedWith, ...] = get_args(TrainedWith)
+Source = Literal["rule", "measured", "approximate"]
+SOURCES: tuple[Source, ...] = get_args(Source)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ledger:
     """The implied prior r of the raw logits and where it comes from.
 
-    Args: trained_with, the rule; class_counts `(C,)`, the training examples a class; loss_counts `(C,)`, the counts
-        that Balanced Softmax was given (usually the same); implied_prior, r; source, `rule` or `measured`.
+    Args: trained_with, the rule; class_counts `(C,)`, the training examples a class; implied_prior, r; source, `rule`
+        where the rule holds, `measured` on labelled logits where it holds at best approximately, `approximate` where it
+        does not hold exactly and there was nothing to measure on; loss_counts `(C,)`, the counts that Balanced Softmax
+        was given (usually the same); tau of the logit-adjusted loss; rates `(C,)`, the relative rate at which the Meta
+        Sampler drew an image of each class.
     """
 
     trained_with: TrainedWith
     class_counts: IntArray
     implied_prior: ClassPrior
-    source: Literal["rule", "measured"]
+    source: Source
     loss_counts: IntArray | None = None
+    tau: float | None = None
+    rates: FloatArray | None = None
 
     @classmethod
     def by_rule(
-        cls, trained_with: TrainedWith, class_counts: ArrayLike, *, loss_counts: ArrayLike | None = None
+        cls,
+        trained_with: TrainedWith,
+        class_counts: ArrayLike,
+        *,
+        loss_counts: ArrayLike | None = None,
+        tau: float | None = None,
+        rates: ArrayLike | None = None,
     ) -> Ledger:
         """r proportional to class mass drawn times exp(-offset added in training) (Menon et al., ICLR 2021; Ren et al.,
-        NeurIPS 2020): n for cross-entropy, n / loss_counts for Balanced Softmax, uniform for class-balanced sampling.
+        NeurIPS 2020): n for cross-entropy, n / loss_counts for Balanced Softmax, n / loss_counts^tau for the
+        logit-adjusted loss, uniform for class-balanced sampling, n rates / loss_counts for Balanced Softmax under the
+        Meta Sampler.
 
-        Raises: UnknownTrainingRule for `unknown`, EmptyClass for a class without training examples.
+        Raises: UnknownTrainingRule for `unknown` and where tau or rates are missing, EmptyClass for a class without
+            training examples, ShapeMismatch.
         """
         counts = checked_counts(class_counts)
         if trained_with == "unknown":
@@ -47,17 +65,15 @@ class Ledger:
         loss = checked_counts(counts if loss_counts is None else loss_counts)
         if loss.shape != counts.shape:
             raise ShapeMismatch(f"loss_counts must be {counts.shape} like class_counts; got {loss.shape}.")
-        mass = {
-            "cross-entropy": counts.astype(np.float64),
-            "balanced-softmax": counts / loss,
-            "balanced-sampling": np.ones(counts.size),
-        }[trained_with]
+        offset_in_loss = trained_with in ("balanced-softmax", "logit-adjusted", "meta-sampler")
         return cls(
             trained_with=trained_with,
             class_counts=counts,
-            implied_prior=ClassPrior.from_weights(mass),
+            implied_prior=ClassPrior.from_weights(_mass(trained_with, counts, loss, tau, rates)),
             source="rule",
-            loss_counts=loss if trained_with == "balanced-softmax" else None,
+            loss_counts=loss if offset_in_loss else None,
+            tau=tau if trained_with == "logit-adjusted" else None,
+            rates=frozen(rates) if trained_with == "meta-sampler" and rates is not None else None,
         )
 
     @classmethod
@@ -80,11 +96,50 @@ class Ledger:
                 "this model's implied prior was measured on labelled logits; new training counts do not change it. "
                 "Import the model again with how it was trained, or with other labelled logits."
             )
-        return Ledger.by_rule(self.trained_with, class_counts, loss_counts=self.loss_counts)
+        ruled = Ledger.by_rule(
+            self.trained_with, class_counts, loss_counts=self.loss_counts, tau=self.tau, rates=self.rates
+        )
+        return replace(ruled, source=self.source)
+
+    def measured_on(self, logit_set: LogitSet) -> Ledger:
+        """The ledger of a classifier for which the rule holds only approximately (a cosine head, a contrastive loss,
+        logit rectification, a second stage that ends early): r measured on labelled held-out logits, or the rule marked
+        as approximate where a class has no example to measure on."""
+        if not logit_set.class_counts.all():
+            return replace(self, source="approximate")
+        return replace(self, source="measured", implied_prior=measure_implied_prior(logit_set))
+
+    @property
+    def gap_to_rule(self) -> float | None:
+        """Total variation between r and what the rule says; None where there is no rule."""
+        if self.trained_with == "unknown":
+            return None
+        rule = Ledger.by_rule(
+            self.trained_with, self.class_counts, loss_counts=self.loss_counts, tau=self.tau, rates=self.rates
+        )
+        return total_variation(self.implied_prior, rule.implied_prior)
 
     @property
     def training_prior(self) -> ClassPrior:
         return ClassPrior.from_weights(self.class_counts)
+
+
+def _mass(
+    trained_with: TrainedWith, counts: IntArray, loss_counts: IntArray, tau: float | None, rates: ArrayLike | None
+) -> FloatArray:
+    if trained_with == "cross-entropy":
+        return counts.astype(np.float64)
+    if trained_with == "balanced-softmax":
+        return np.asarray(counts / loss_counts, dtype=np.float64)
+    if trained_with == "balanced-sampling":
+        return np.ones(counts.size)
+    if trained_with == "logit-adjusted":
+        if tau is None or not np.isfinite(tau):
+            raise UnknownTrainingRule(f"the implied prior of a logit-adjusted loss needs its tau; got {tau}.")
+        return np.asarray(np.exp(np.log(counts) - tau * np.log(loss_counts)), dtype=np.float64)
+    if rates is None or np.shape(rates) != counts.shape:
+        raise UnknownTrainingRule("the implied prior under the Meta Sampler needs its rates, one for each class.")
+    return np.asarray(counts * frozen(rates) / loss_counts, dtype=np.float64)
 
 
 def checked_counts(class_counts: ArrayLike) -> IntArray:

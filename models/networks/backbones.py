@@ -3,6 +3,12 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.calibration.errors import CalibrationError
+
+
+class UnknownBackbone(CalibrationError):
+    """No network of this name."""
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut without parameters (option A of He et al., CVPR 2016): where the block halves
@@ -34,17 +40,17 @@ class ResNet32(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        widths = (16, 16, 32, 64)
-        blocks = [
-            BasicBlock(widths[stage + bool(block)], widths[stage + 1], stride=2 if stage and not block else 1)
-            for stage in range(3)
-            for block in range(5)
-        ]
-        self.blocks = nn.Sequential(*blocks)
+        self.layer1, self.layer2, self.layer3 = _stage(16, 16, 1), _stage(16, 32, 2), _stage(32, 64, 2)
         _init_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.blocks(F.relu(self.bn1(self.conv1(x)))).mean(dim=(2, 3))
+        x = F.relu(self.bn1(self.conv1(x)))
+        return self.layer3(self.layer2(self.layer1(x))).mean(dim=(2, 3))
+
+
+def _stage(in_channels: int, out_channels: int, stride: int, blocks: int = 5) -> nn.Sequential:
+    first = BasicBlock(in_channels, out_channels, stride)
+    return nn.Sequential(first, *(BasicBlock(out_channels, out_channels, 1) for _ in range(blocks - 1)))
 
 
 class SmallNet(nn.Module):
@@ -74,9 +80,33 @@ def _init_convolutions(module: nn.Module) -> None:
             nn.init.kaiming_normal_(layer.weight)
 
 
-SMALL, RESNET32 = "small", "resnet32"
-BACKBONES = {RESNET32: ResNet32, SMALL: SmallNet}
+SMALL, RESNET32, TIMM = "small", "resnet32", "timm/"
 SMALL_BELOW = 16  # pixels of the shorter side: ResNet-32 would leave less than 4x4 of them
+
+
+def build_backbone(name: str, *, weights: str | None = None) -> nn.Module:
+    """A feature extractor with its `num_features`.
+
+    Args: name, `small`, `resnet32`, or `timm/NAME` for a network of timm without its classifier. weights, for timm
+        only: `pretrained` downloads the weights that timm knows for the name, anything else is a file of weights.
+    Raises: UnknownBackbone.
+    """
+    own = {SMALL: SmallNet, RESNET32: ResNet32}
+    if name in own and weights is None:
+        return own[name]()
+    if not name.startswith(TIMM):
+        rule = f"{name} is trained from scratch; weights={weights!r} needs a timm backbone" if name in own else ""
+        raise UnknownBackbone(
+            rule or f"a backbone is small, resnet32 or timm/NAME, such as timm/resnet50; got {name!r}."
+        )
+    import timm
+
+    wanted = name.removeprefix(TIMM)
+    if wanted not in timm.list_models():
+        raise UnknownBackbone(f"there is no {name}: timm has no network {wanted!r}. Its names: timm.list_models().")
+    if weights in (None, "pretrained"):
+        return timm.create_model(wanted, pretrained=weights is not None, num_classes=0)
+    return timm.create_model(wanted, pretrained=True, num_classes=0, pretrained_cfg_overlay={"file": weights})
 
 
 def backbone_for(height: int, width: int) -> str:

@@ -22,6 +22,7 @@ app = typer.Typer(
     ),
 )
 app.command("train")(training.train)
+app.command("recipes")(training.recipes)
 app.command("fit")(training.fit)
 app.command("evaluate")(training.evaluate)
 app.command("export")(training.export)

@@ -15,7 +15,7 @@ def say(message: str) -> None:
 
 
 class EpochsBar:
-    """A progress bar that is called with (epoch, epochs, loss)."""
+    """A progress bar that is called with (epoch, epochs, loss) and appears with the first call: not before an error."""
 
     def __init__(self, title: str) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"))
@@ -23,13 +23,13 @@ class EpochsBar:
         self._task = self._bar.add_task(title, total=None, said="")
 
     def __enter__(self) -> "EpochsBar":
-        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def __call__(self, epoch: int, epochs: int, loss: float) -> None:
+        self._bar.start()
         self._bar.update(self._task, completed=epoch, total=epochs, said=f"epoch {epoch}/{epochs}, loss {loss:.3f}")
 
 

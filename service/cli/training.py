@@ -2,6 +2,7 @@
 
 import importlib
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,15 +36,24 @@ def load_training(module: str) -> Any:
 def train(
     out: Annotated[Path, typer.Option(help="Folder to write the run to; it must not exist yet.", show_default=False)],
     data: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="`digits` (the 8x8 digits that scikit-learn ships), or a .npz file with x_train, y_train, x_test, "
-            "y_test and, if you like, x_holdout, y_holdout and class_names. Images are uint8 (N, H, W, 3)."
+            "y_test and, if you like, x_holdout, y_holdout and class_names. Images are uint8 (N, H, W, 3).",
+            show_default="digits, or the recipe's",
         ),
-    ] = "digits",
+    ] = None,
     loss: Annotated[
-        Literal["cross-entropy", "balanced-softmax"], typer.Option(help="What the network is trained with.")
-    ] = "cross-entropy",
+        Literal["cross-entropy", "balanced-softmax"] | None,
+        typer.Option(help="What the network is trained with.", show_default="cross-entropy, or the recipe's"),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="A training by name, with its data set (unless --data names other data); see `equipoise recipes`.",
+            show_default=False,
+        ),
+    ] = None,
     imbalance_ratio: Annotated[
         float | None,
         typer.Option(
@@ -59,26 +69,72 @@ def train(
     learning_rate: Annotated[
         float | None, typer.Option(help="Largest learning rate.", show_default="by image size")
     ] = None,
+    augmented_passes: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Look at the training images so many times through their augmentation afterwards, for "
+            "`equipoise fit --method marc-paper`.",
+            show_default="0, or the recipe's",
+        ),
+    ] = None,
+    first_stage: Annotated[
+        Path | None,
+        typer.Option(help="A complete run whose network a two-stage recipe starts from, instead of training it anew."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same network on the same machine.")] = 0,
 ) -> None:
-    """Train a classifier and write a run folder (network, logits of held-out images, how it was made)."""
-    runs = load_training("runs")
-    chosen = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    """Train a classifier and write a run folder (network, logits of held-out images, how it was made).
+
+    The same command again goes on with a training that was stopped.
+    """
+    runs, recipes = load_training("runs"), load_training("recipes")
+    chosen = {"loss": loss, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
     changes = {name: value for name, value in chosen.items() if value is not None}
-    with EpochsBar(f"training with {loss}") as progress:
+    known = None if recipe is None else recipes.recipe(recipe)
+    if known is not None:
+        changes = {"config": replace(known.config, **changes)}
+        imbalance_ratio = known.imbalance_ratio if data is None and imbalance_ratio is None else imbalance_ratio
+        data, augmented_passes = (
+            data or known.data,
+            known.augmented_passes if augmented_passes is None else augmented_passes,
+        )
+    with EpochsBar(f"training {recipe or 'with ' + (loss or 'cross-entropy')}") as progress:
         runs.train_run(
-            data, out=out, imbalance_ratio=imbalance_ratio, progress=progress, loss=loss, seed=seed, **changes
+            data or "digits",
+            out=out,
+            imbalance_ratio=imbalance_ratio,
+            augmented_passes=augmented_passes or 0,
+            first_stage=first_stage,
+            progress=progress,
+            **changes,
         )
     say(f"Trained. Next: equipoise fit {out}")
+
+
+def recipes() -> None:
+    """List the trainings that have a name: those of the papers, and ours."""
+    for each in load_training("recipes").recipes():
+        config = each.config
+        network = [config.architecture.backbone]
+        network += ["NBN"] if config.architecture.norm == "nbn" else []
+        network += ["logit rectification"] if config.architecture.rectify else []
+        network += [f"{config.architecture.head} head"]
+        loss = config.loss + (" and CIBL" if config.cibl else "") + (", then Meta Sampler" if config.decoupled else "")
+        data = each.data + (f" ratio {each.imbalance_ratio:g}" if each.imbalance_ratio else "")
+        budget = f"{config.epochs} epochs of batch {config.batch_size}"
+        say(f"{each.name}\n    {data}; {', '.join(network)}; {loss}; {budget}")
+        say(f"    after {each.source}{'' if each.tried else '; not run by this project'}")
 
 
 def fit(
     run: Run,
     method: Annotated[
-        Literal["choose", "closed-form", "bcts", "marc"],
+        Literal["choose", "closed-form", "bcts", "marc", "marc-paper"],
         typer.Option(
             help="closed-form takes the training prior out; bcts and marc also fit every class on held-out images; "
-            "choose takes the simplest that the held-out images support."
+            "choose takes the simplest of these that the held-out images support; marc-paper is MARC as published, on "
+            "the training images seen through their augmentation (train with --augmented-passes)."
         ),
     ] = "choose",
 ) -> None:

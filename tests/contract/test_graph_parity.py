@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models.calibration.types import Calibration, ClassPrior, RawLogits
-from models.networks.classifier import Classifier
+from models.networks.classifier import Architecture, Classifier
 from training.export import to_onnx
 from training.onnx_graph import session
 
@@ -34,7 +34,7 @@ def calibration(rng) -> Calibration:
 def exported(calibration: Calibration, spread: float):
     """A network whose logits are about `spread` apart."""
     torch.manual_seed(0)
-    network = Classifier("small", CLASSES, mean=torch.full((3,), 0.5), std=torch.full((3,), 0.3))
+    network = Classifier(Architecture(backbone="small"), CLASSES, mean=torch.full((3,), 0.5), std=torch.full((3,), 0.3))
     images = torch.randint(0, 256, (64, 8, 8, 3), dtype=torch.uint8)
     with torch.no_grad():
         for _ in range(30):  # running statistics, without which the features explode

@@ -1,14 +1,42 @@
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from models.networks.classifier import Architecture
+from training import checkpoint
+from training.collect import accuracy_by_class
+from training.config import TrainConfig, config_for
 from training.data import load
-from training.loop import InvalidConfig, TrainingDiverged, augment, batches, config_for, rate, train
+from training.feed import MemoryFeed, batches
+from training.loop import TrainingDiverged, new_classifier, rate
+from training.loop import train as train_classifier
+from training.losses.cibl import CiblConfig
+from training.run_folder import read_run
 
 SHORT = config_for(8, 8, epochs=2)
+CPU = torch.device("cpu")
+KINDS = {
+    "cross-entropy": SHORT,
+    "Balanced Softmax": replace(SHORT, loss="balanced-softmax"),
+    "NBN": replace(SHORT, architecture=Architecture(backbone="small", norm="nbn", rectify=True)),
+    "CIBL": replace(SHORT, cibl=CiblConfig(queue=16), batch_size=16),
+    "an average": replace(SHORT, ema=0.9),
+}
+
+
+def train(config: TrainConfig, data, progress=None, **options):
+    classifier = new_classifier(config, data)
+    train_classifier(
+        config, data, MemoryFeed(data.train, config.augmentation, CPU), classifier, progress=progress, **options
+    )
+    return classifier
 
 
 @pytest.fixture(scope="module")
@@ -20,12 +48,101 @@ def weights(classifier) -> np.ndarray:
     return torch.cat([value.flatten().double() for value in classifier.state_dict().values()]).numpy()
 
 
-@pytest.mark.parametrize("loss", ["cross-entropy", "balanced-softmax"])
-def test_a_seed_gives_the_same_weights_twice(digits, loss):
-    first = weights(train(replace(SHORT, loss=loss), digits))
+@pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
+def test_a_seed_gives_the_same_weights_twice(digits, config):
+    first = weights(train(config, digits))
     torch.rand(3)  # what the caller draws in between changes nothing
-    np.testing.assert_array_equal(first, weights(train(replace(SHORT, loss=loss), digits)))
-    assert not np.array_equal(first, weights(train(replace(SHORT, loss=loss, seed=1), digits)))
+    np.testing.assert_array_equal(first, weights(train(config, digits)))
+    assert not np.array_equal(first, weights(train(replace(config, seed=1), digits)))
+
+
+class Killed(Exception):
+    """What a kill in the middle of an epoch looks like from inside."""
+
+
+class DyingFeed(MemoryFeed):
+    """Dies when the third epoch is under way."""
+
+    def epoch(self, rows, *, seed, first_step, views=1):
+        rows = list(rows)
+        for made, images in enumerate(super().epoch(rows, seed=seed, first_step=first_step, views=views)):
+            if first_step == 2 * len(rows) and made == 1:
+                raise Killed
+            yield images
+
+
+@pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
+def test_a_killed_training_goes_on_to_the_same_weights_and_curves(digits, config, tmp_path):
+    config = replace(config, epochs=4)
+    whole = new_classifier(config, digits)
+    curves = train_classifier(config, digits, MemoryFeed(digits.train, config.augmentation, CPU), whole)
+    options = {"save_to": tmp_path / "training.pt", "identity": checkpoint.identity_of(config, digits)}
+    dying = DyingFeed(digits.train, config.augmentation, CPU)
+    with pytest.raises(Killed):
+        train_classifier(config, digits, dying, new_classifier(config, digits), **options)
+    went_on = new_classifier(config, digits)
+    seen = []
+    later = train_classifier(
+        config,
+        digits,
+        MemoryFeed(digits.train, config.augmentation, CPU),
+        went_on,
+        progress=lambda epoch, *_: seen.append(epoch),
+        **options,
+    )
+    assert seen == [3, 4]
+    np.testing.assert_array_equal(weights(went_on), weights(whole))
+    assert [row["loss"] for row in later] == [row["loss"] for row in curves]
+
+
+def test_a_checkpoint_of_another_training_or_half_of_one_is_not_continued(digits, tmp_path):
+    path = tmp_path / "training.pt"
+    train(SHORT, digits, save_to=path, identity=checkpoint.identity_of(SHORT, digits))
+    other = replace(SHORT, learning_rate=0.01)
+    with pytest.raises(checkpoint.StaleCheckpoint, match="another configuration or other data"):
+        train(other, digits, save_to=path, identity=checkpoint.identity_of(other, digits))
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(checkpoint.StaleCheckpoint, match="cannot be read"):
+        train(SHORT, digits, save_to=path, identity=checkpoint.identity_of(SHORT, digits))
+
+
+def test_the_average_is_that_of_the_weights_after_each_step(digits):
+    # with a decay close to 1 the average stays near the first step, with one close to 0 it is the last weights
+    last, slow, fast = (weights(train(replace(SHORT, ema=ema), digits)) for ema in (None, 0.999999, 1e-9))
+    assert np.abs(fast - last).max() < 1e-3
+    assert np.abs(slow - last).max() > 0.1
+
+
+def test_validation_images_choose_the_epoch_only_when_asked(digits):
+    watched = replace(digits, validation=digits.calibration)
+    config = replace(SHORT, epochs=6, learning_rate=0.2)
+    last = train(config, watched)
+    np.testing.assert_array_equal(weights(last), weights(train(config, digits)))
+    chosen = new_classifier(config, watched)
+    selecting = replace(config, select="validation")
+    curves = train_classifier(selecting, watched, MemoryFeed(digits.train, config.augmentation, CPU), chosen)
+    best = max(row["validation_accuracy"] for row in curves)
+    assert accuracy_by_class(chosen, digits.calibration).mean() == pytest.approx(best)
+
+
+def test_bfloat16_trains_float32_weights(digits):
+    classifier = train(replace(SHORT, precision="bfloat16", epochs=4), digits)
+    assert {value.dtype for value in classifier.parameters()} == {torch.float32}
+    assert accuracy_by_class(classifier, digits.test).mean() > 0.3  # chance is 0.1
+
+
+def test_two_processes_train_one_network(tmp_path):
+    script = Path(__file__).with_name("two_processes.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(script), str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    for name, value in first["parameters"].items():
+        torch.testing.assert_close(value, second["parameters"][name], msg=name)
+    assert first["loss"] == second["loss"]
+    assert first["accuracy"] > 0.5
+    assert read_run(tmp_path / "run").training["epochs"] == 20
 
 
 def test_training_leaves_the_callers_random_numbers_and_threads_alone(digits):
@@ -39,12 +156,6 @@ def test_training_leaves_the_callers_random_numbers_and_threads_alone(digits):
     threads = torch.get_num_threads()
     torch.set_num_threads(before)
     assert threads == 2
-
-
-def test_the_two_losses_train_different_networks(digits):
-    assert not np.array_equal(
-        weights(train(SHORT, digits)), weights(train(replace(SHORT, loss="balanced-softmax"), digits))
-    )
 
 
 def test_progress_is_told_after_each_epoch_and_the_loss_falls(digits):
@@ -74,45 +185,3 @@ def test_the_learning_rate_rises_and_then_falls():
     assert all(later < earlier for earlier, later in pairwise(rates[10:]))
     assert rates[-1] < 0.01
     assert rate(0, 1, 0.0) == 1
-
-
-def test_augmentation_shifts_whole_images_by_at_most_the_padding():
-    images = torch.arange(1, 17, dtype=torch.uint8).reshape(1, 4, 4, 1).expand(200, 4, 4, 3).contiguous()
-    seen = {image.numpy().tobytes() for image in augment(images, 1, False, torch.Generator().manual_seed(0))}
-    padded = np.pad(images[0].numpy(), ((1, 1), (1, 1), (0, 0)))
-    assert seen == {padded[y : y + 4, x : x + 4].tobytes() for y in range(3) for x in range(3)}
-
-
-def test_augmentation_mirrors_left_and_right_only():
-    images = torch.arange(12, dtype=torch.uint8).reshape(1, 2, 2, 3).repeat(50, 1, 1, 1)
-    seen = {image.numpy().tobytes() for image in augment(images, 0, True, torch.Generator().manual_seed(0))}
-    assert seen == {images[0].numpy().tobytes(), images[0].flip(1).contiguous().numpy().tobytes()}
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"loss": "hinge"},
-        {"backbone": "resnet50"},
-        {"epochs": 0},
-        {"batch_size": 1},
-        {"learning_rate": 0.0},
-        {"learning_rate": float("nan")},
-        {"padding": -1},
-        {"momentum": 1.0},
-        {"weight_decay": -1.0},
-        {"warmup": 1.0},
-        {"seed": -1},
-    ],
-)
-def test_a_configuration_that_cannot_be_run_is_refused_with_the_field_and_the_value(change):
-    (field, value), *_ = change.items()
-    with pytest.raises(InvalidConfig, match=rf"^{field} .*got {value!r}"):
-        config_for(8, 8, **change)
-
-
-def test_the_image_size_decides_the_defaults():
-    small, large = config_for(8, 8), config_for(32, 32)
-    assert (small.backbone, small.padding, small.flip) == ("small", 1, False)
-    assert (large.backbone, large.padding, large.flip) == ("resnet32", 4, True)
-    assert config_for(32, 32, backbone="small").backbone == "small"

@@ -1,6 +1,6 @@
 import torch
 
-from models.networks.classifier import Classifier, channel_statistics
+from models.networks.classifier import Architecture, Classifier, channel_statistics
 from models.networks.heads import LinearHead
 
 
@@ -14,15 +14,15 @@ def test_row_norms_leave_the_bias_out():
 
 def test_normalisation_is_part_of_the_classifier():
     mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.25, 2.0])
-    classifier = Classifier("small", 4, mean=mean, std=std).eval()
+    classifier = Classifier(Architecture(backbone="small"), 4, mean=mean, std=std).eval()
     images = torch.randint(0, 256, (3, 8, 8, 3), dtype=torch.uint8)
     pixels = torch.stack([(images[..., c] / 255 - mean[c]) / std[c] for c in range(3)], dim=1)
     torch.testing.assert_close(classifier(images), classifier.head(classifier.backbone(pixels)))
 
 
 def test_the_state_carries_the_normalisation():
-    first = Classifier("small", 4, mean=torch.full((3,), 0.5), std=torch.full((3,), 0.2)).eval()
-    second = Classifier("small", 4, mean=torch.zeros(3), std=torch.ones(3)).eval()
+    first = Classifier(Architecture(backbone="small"), 4, mean=torch.full((3,), 0.5), std=torch.full((3,), 0.2)).eval()
+    second = Classifier(Architecture(backbone="small"), 4, mean=torch.zeros(3), std=torch.ones(3)).eval()
     second.load_state_dict(first.state_dict())
     images = torch.randint(0, 256, (3, 8, 8, 3), dtype=torch.uint8)
     torch.testing.assert_close(second(images), first(images))

@@ -2,7 +2,7 @@
 
 import hashlib
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,8 @@ class DataSplits:
     test: ImageSet
     drawn: str
     imbalance_ratio: float | None  # that the training images were cut to; None for data as they came
+    validation: ImageSet | None = None
+    items: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         counts = self.class_counts

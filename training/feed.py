@@ -1,0 +1,53 @@
+"""Augmented training batches from images in memory."""
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from training.augment import Augmentation, augment
+from training.data import ImageSet
+
+
+class Feed(Protocol):
+    """Where augmented training images come from.
+
+    Every random draw depends on seed, step, view and the place in the batch alone, so that a training that goes on from
+    a checkpoint sees what it would have seen. `rows` may be made one by one, each after the step before it.
+    """
+
+    def epoch(self, rows: Iterable[Tensor], *, seed: int, first_step: int, views: int = 1) -> Iterator[Tensor]:
+        """uint8 `(views, N, H, W, 3)` for each tensor of image indices `(N,)`."""
+        ...
+
+
+class MemoryFeed:
+    """Images that live on the training device and are augmented there, a whole batch at a time."""
+
+    def __init__(self, images: ImageSet, augmentation: Augmentation, device: torch.device) -> None:
+        self.images = torch.from_numpy(images.images).to(device)
+        self.augmentation = augmentation
+
+    def epoch(self, rows: Iterable[Tensor], *, seed: int, first_step: int, views: int = 1) -> Iterator[Tensor]:
+        device = self.images.device
+        for step, chosen in enumerate(rows, first_step):
+            images = self.images[chosen.to(device)]
+            draws = (generator_for(seed, step, view, device=device) for view in range(views))
+            yield torch.stack([augment(images, self.augmentation, draw) for draw in draws])
+
+
+def generator_for(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A random generator that these numbers decide, and nothing that was drawn before."""
+    mixed = 0
+    for number in key:
+        mixed = (mixed * 6_364_136_223_846_793_005 + number + 1_442_695_040_888_963_407) % 2**63
+    return torch.Generator(device).manual_seed(mixed)
+
+
+def batches(num_items: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:
+    """Every item once, shuffled. A last batch of one image, which has no batch statistics, joins the one before it."""
+    pieces = list(torch.randperm(num_items, generator=generator).split(batch_size))
+    if len(pieces) > 1 and len(pieces[-1]) == 1:
+        pieces[-2:] = [torch.cat(pieces[-2:])]
+    return pieces
