@@ -17,7 +17,19 @@ from models.calibration.errors import CalibrationError
 from models.calibration.manifest import CALIBRATION_SET_FILE, MANIFEST_FILE, MODEL_FILE, Manifest
 from models.calibration.types import LogitSet
 
-PACKAGES = ("equipoise", "numpy", "scipy", "onnx", "onnxruntime", "onnxscript", "scikit-learn", "torch")
+PACKAGES = (
+    "equipoise",
+    "numpy",
+    "scipy",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "scikit-learn",
+    "torch",
+    "torchvision",
+    "accelerate",
+    "timm",
+)
 
 
 class OutputExists(CalibrationError):

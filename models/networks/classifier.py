@@ -1,7 +1,6 @@
 """Pixels in, raw logits out: normalisation, backbone and head in one module, so that export loses nothing."""
 
-import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from models.calibration.errors import CalibrationError
 from models.networks.backbones import build_backbone
 from models.networks.heads import CosineHead, LinearHead, RectifiedHead
-from models.networks.nbn import NbnConfig, fold_batchnorm, normalize_batchnorm
+from models.networks.nbn import NbnConfig, folded_state, normalize_batchnorm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +46,7 @@ class Classifier(nn.Module):
         self, architecture: Architecture, num_classes: int, *, mean: Tensor, std: Tensor, weights: str | None = None
     ) -> None:
         super().__init__()
+        self.architecture = architecture
         self.backbone = build_backbone(architecture.backbone, weights=weights)
         if architecture.norm == "nbn":
             normalize_batchnorm(self.backbone, config=architecture.nbn)
@@ -76,13 +76,17 @@ def build_head(
 
 
 def folded(classifier: Classifier) -> Classifier:
-    """A copy for export that computes the same in evaluation mode: NBN as ordinary BatchNorm, a rectified linear head
-    as a linear head."""
-    plain = copy.deepcopy(classifier).eval()
-    fold_batchnorm(plain.backbone)
-    if isinstance(plain.head, RectifiedHead) and isinstance(plain.head.head, LinearHead):
-        plain.head = plain.head.folded()
-    return plain
+    """A network for export that computes the same in evaluation mode: NBN as ordinary BatchNorm, a rectified linear
+    head as a linear head."""
+    head = classifier.head
+    linear = isinstance(head, RectifiedHead) and isinstance(head.head, LinearHead)
+    plain_head = head.folded() if linear else head
+    architecture = replace(classifier.architecture, norm="bn", rectify=isinstance(plain_head, RectifiedHead))
+    num_classes = classifier.head.row_norms.numel()
+    plain = Classifier(architecture, num_classes, mean=classifier.mean, std=classifier.std)
+    plain.backbone.load_state_dict(folded_state(classifier.backbone))
+    plain.head.load_state_dict(plain_head.state_dict())
+    return plain.eval()
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:

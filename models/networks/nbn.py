@@ -90,13 +90,14 @@ def normalize_batchnorm(module: nn.Module, where: Where = "last-stage", config: 
     return chosen
 
 
-def fold_batchnorm(module: nn.Module) -> nn.Module:
-    """Turn NBN layers back into ordinary BatchNorm with the same outputs, in place: for export."""
-    for layer in module.modules():
-        if parametrize.is_parametrized(layer):
-            for vector in ("weight", "bias"):
-                parametrize.remove_parametrizations(layer, vector, leave_parametrized=True)
-    return module
+def folded_state(module: nn.Module) -> dict[str, Tensor]:
+    """The state of the same network with ordinary BatchNorm in place of NBN: exactly the same outputs, for export."""
+    layers = {name: layer for name, layer in module.named_modules() if parametrize.is_parametrized(layer)}
+    inside = tuple(f"{name}.parametrizations." for name in layers)
+    state = {name: value for name, value in module.state_dict().items() if not name.startswith(inside)}
+    for name, layer in layers.items():
+        state |= {f"{name}.{vector}": getattr(layer, vector).detach() for vector in ("weight", "bias")}
+    return state
 
 
 def _magnitude(config: NbnConfig, channels: int) -> nn.Parameter:

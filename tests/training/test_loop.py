@@ -14,7 +14,7 @@ from training import checkpoint
 from training.collect import accuracy_by_class
 from training.config import TrainConfig, config_for
 from training.data import load
-from training.feed import MemoryFeed, batches
+from training.feed import MemoryFeed
 from training.loop import TrainingDiverged, new_classifier, rate
 from training.loop import train as train_classifier
 from training.losses.cibl import CiblConfig
@@ -168,13 +168,6 @@ def test_progress_is_told_after_each_epoch_and_the_loss_falls(digits):
 def test_a_loss_that_is_no_number_stops_with_the_step_and_the_likely_cause(digits):
     with pytest.raises(TrainingDiverged, match=r"step \d+ of 20 .* learning rate 1e\+30"):
         train(replace(SHORT, learning_rate=1e30, warmup=0), digits)
-
-
-@pytest.mark.parametrize(("items", "sizes"), [(8, [4, 4]), (9, [4, 5]), (10, [4, 4, 2]), (1, [1])])
-def test_every_image_is_seen_once_an_epoch_and_none_is_a_batch_alone(items, sizes):
-    pieces = batches(items, 4, torch.Generator().manual_seed(0))
-    assert [len(piece) for piece in pieces] == sizes
-    assert sorted(torch.cat(pieces).tolist()) == list(range(items))
 
 
 def test_the_learning_rate_rises_and_then_falls():

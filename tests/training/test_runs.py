@@ -3,14 +3,19 @@ import json
 import tarfile
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from models.calibration.errors import CalibrationError, EmptyClass
 from models.calibration.manifest import Manifest
+from models.networks.classifier import Architecture
 from training import runs
 from training.bundle import OutputExists
+from training.config import DecoupledConfig
 from training.export import ParityError
-from training.runs import IncompleteRun
+from training.loop import TrainingDiverged
+from training.losses.cibl import CiblConfig
+from training.run_folder import IncompleteRun, RunInUse
 
 
 def test_the_debiased_digits_beat_the_raw_ones_by_three_points_and_few_shot_accuracy_rises(run_copy):
@@ -178,3 +183,124 @@ def test_the_service_reads_the_bundle_as_a_folder_and_as_a_tar(run_copy, tmp_pat
             assert arrays["logits"].shape == (200, 10)
             assert str(arrays["split"]) == "calibration"
             assert "20 images of each class" in str(arrays["drawn"])
+
+
+class Killed(Exception):
+    """What a kill between two epochs looks like from inside."""
+
+
+def dying_after(epoch):
+    def progress(done, *_):
+        if done == epoch:
+            raise Killed
+
+    return progress
+
+
+def test_the_same_call_goes_on_with_a_killed_training_to_the_same_run(tmp_path):
+    whole = runs.train_run("digits", out=tmp_path / "whole", epochs=4)
+    with pytest.raises(Killed):
+        runs.train_run("digits", out=tmp_path / "run", epochs=4, progress=dying_after(2))
+    with pytest.raises(IncompleteRun):
+        runs.read_run(tmp_path / "run")
+    seen = []
+    runs.train_run("digits", out=tmp_path / "run", epochs=4, progress=lambda epoch, *_: seen.append(epoch))
+    assert seen == [3, 4]
+    for split in ("calibration_set", "test_set"):
+        first, second = (getattr(runs.read_run(folder), split).logits for folder in (whole, tmp_path / "run"))
+        np.testing.assert_array_equal(first, second)
+    assert "going on from the last finished epoch" in (tmp_path / "run" / "log.txt").read_text()
+    assert not (tmp_path / "run" / "training.pt").exists()
+
+
+def test_an_unfinished_training_is_not_taken_over_by_another(tmp_path):
+    with pytest.raises(Killed):
+        runs.train_run("digits", out=tmp_path / "run", epochs=4, progress=dying_after(1))
+    before = (tmp_path / "run" / "training.pt").read_bytes()
+    with pytest.raises(OutputExists, match="another configuration or other data"):
+        runs.train_run("digits", out=tmp_path / "run", epochs=5)
+    assert (tmp_path / "run" / "training.pt").read_bytes() == before
+
+
+def test_a_training_that_failed_in_its_first_epoch_can_be_tried_again_with_other_options(tmp_path):
+    with pytest.raises(TrainingDiverged):
+        runs.train_run("digits", out=tmp_path / "run", epochs=1, learning_rate=1e30)
+    assert runs.read_run(runs.train_run("digits", out=tmp_path / "run", epochs=1)).training["learning_rate"] == 0.05
+
+
+def test_two_trainings_do_not_write_to_one_folder(tmp_path):
+    def another(*_):
+        with pytest.raises(RunInUse, match="another training writes"):
+            runs.train_run("digits", out=tmp_path / "run", epochs=2)
+
+    runs.train_run("digits", out=tmp_path / "run", epochs=2, progress=another)
+
+
+def test_a_run_says_how_it_was_made(tmp_path):
+    run = runs.read_run(runs.train_run("digits", out=tmp_path / "run", epochs=2, seed=3))
+    provenance = run.description["provenance"]
+    assert provenance["training"]["seed"] == 3
+    assert provenance["training"]["architecture"]["backbone"] == "small"
+    assert provenance["code"] is None or len(provenance["code"].rstrip("+")) == 40
+    assert {"torch", "torchvision", "accelerate"} <= set(provenance["packages"])
+    curves = json.loads((tmp_path / "run" / "curves.json").read_text())
+    assert [row["epoch"] for row in curves] == [1, 2]
+    assert "epoch 2 of 2, loss" in (tmp_path / "run" / "log.txt").read_text()
+
+
+META = DecoupledConfig(steps=10, batch_size=32)
+
+
+def test_a_second_stage_on_a_first_stage_that_is_done_is_the_same_as_both_in_one(tmp_path):
+    first = runs.train_run("digits", out=tmp_path / "first", epochs=2)
+    whole = runs.read_run(runs.train_run("digits", out=tmp_path / "whole", epochs=2, decoupled=META))
+    apart = runs.read_run(runs.train_run("digits", out=tmp_path / "apart", epochs=2, decoupled=META, first_stage=first))
+    np.testing.assert_array_equal(whole.test_set.logits, apart.test_set.logits)
+    assert apart.ledger.trained_with == "meta-sampler"
+    assert apart.ledger.source == "measured"
+    assert len(json.loads((tmp_path / "apart" / "second_stage.json").read_text())["rates"]) == 10
+
+
+def test_another_first_stage_is_refused(tmp_path):
+    first = runs.train_run("digits", out=tmp_path / "first", epochs=1)
+    with pytest.raises(IncompleteRun, match="another first stage"):
+        runs.train_run("digits", out=tmp_path / "run", epochs=2, decoupled=META, first_stage=first)
+
+
+def test_marc_as_published_is_fitted_on_the_training_images_through_their_augmentation(tmp_path):
+    run = runs.train_run("digits", out=tmp_path / "run", epochs=10, augmented_passes=3)
+    seen = runs.read_logits(run, "train")
+    assert seen.split == "train"
+    assert seen.class_counts.tolist() == [3 * n for n in [114, 73, 47, 30, 20, 12, 8, 5, 3, 2]]
+    raw = runs.evaluate_run(run)["raw"]
+    choice = runs.fit_run(run, method="marc-paper")
+    assert choice.calibration.method == "marc-paper"
+    assert runs.evaluate_run(run)["debiased"].few.value > raw.few.value
+    assert runs.export_run(run, tmp_path / "bundle", name="digits").calibration.method == "marc-paper"
+
+
+def test_without_such_passes_marc_as_published_says_what_to_do(run_copy):
+    with pytest.raises(IncompleteRun, match="--augmented-passes"):
+        runs.fit_run(run_copy(), method="marc-paper")
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        Architecture(backbone="small", norm="nbn"),
+        Architecture(backbone="small", norm="nbn", rectify=True),
+        Architecture(backbone="small", head="cosine"),
+        Architecture(backbone="small", head="cosine", rectify=True),
+    ],
+    ids=["NBN", "NBN rectified", "cosine", "cosine rectified"],
+)
+def test_every_kind_of_network_is_exported_with_the_logits_it_had(tmp_path, architecture):
+    run = runs.train_run("digits", out=tmp_path / "run", epochs=2, architecture=architecture, cibl=CiblConfig())
+    runs.fit_run(run, method="closed-form")
+    manifest = runs.export_run(run, tmp_path / "bundle", name="digits")
+    assert 0 < manifest.metrics["onnx_parity"] <= 1e-4
+    session = onnxruntime.InferenceSession(tmp_path / "bundle" / "model.onnx", providers=["CPUExecutionProvider"])
+    images = np.load(run / "test_images.npy")
+    (logits,) = session.run(["logits"], {"images": images})
+    expected = runs.read_run(run).test_set.logits[:: max(1, 400 // 64)][:64]
+    np.testing.assert_allclose(logits, expected, atol=1e-4)

@@ -1,10 +1,11 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from models.calibration.errors import InvalidManifest
-from models.calibration.manifest import InputSize, Manifest
+from models.calibration.manifest import InputSize, Manifest, ledger_from_json, ledger_to_json
 from models.calibration.prior import Ledger
 from models.calibration.temperature import closed_form_without_data
 
@@ -63,3 +64,30 @@ def test_a_logits_only_model_has_no_input():
 def test_says_what_is_wrong(document, said):
     with pytest.raises(InvalidManifest, match=said):
         Manifest.from_json(document)
+
+
+@pytest.mark.parametrize(
+    "ledger",
+    [
+        Ledger.by_rule("logit-adjusted", [16, 4, 1], tau=0.5),
+        Ledger.by_rule("meta-sampler", [16, 4, 1], rates=[0.1, 0.5, 0.9]),
+        replace(Ledger.by_rule("cross-entropy", [16, 4, 1]), source="approximate"),
+        replace(Ledger.by_rule("meta-sampler", [8, 1], rates=[0.1, 0.5]), source="measured"),
+    ],
+)
+def test_a_ledger_of_our_own_training_comes_back_as_it_was(ledger):
+    document = json.loads(json.dumps(ledger_to_json(ledger)))
+    assert ledger_to_json(ledger_from_json(document)) == document
+
+
+@pytest.mark.parametrize("source", ["rule", "approximate"])
+def test_a_prior_that_contradicts_its_rule_is_refused(source):
+    document = ledger_to_json(Ledger.by_rule("logit-adjusted", [16, 4, 1], tau=0.5)) | {"tau": 0.9, "source": source}
+    with pytest.raises(InvalidManifest, match="does not follow from the rule 'logit-adjusted'"):
+        ledger_from_json(document)
+
+
+def test_an_unknown_training_has_no_rule():
+    document = ledger_to_json(Ledger.by_rule("cross-entropy", [2, 1])) | {"trained_with": "unknown"}
+    with pytest.raises(InvalidManifest, match="'unknown'"):
+        ledger_from_json(document)

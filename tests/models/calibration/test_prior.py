@@ -67,3 +67,48 @@ def test_distances_by_hand():
     assert total_variation(p, q) == pytest.approx(0.25)
     assert kl_divergence(p, q) == pytest.approx(0.5 * np.log(2 / 3) + 0.5 * np.log(2))
     assert kl_divergence(ClassPrior.from_weights([1, 0]), q) == pytest.approx(np.log(4 / 3))
+
+
+class TestTheLedgerOfOurOwnTraining:
+    def test_the_logit_adjusted_loss_takes_out_a_power_of_the_counts(self):
+        # n = 16, 4, 1; tau 1/2 leaves n^(1/2) = 4, 2, 1
+        ledger = Ledger.by_rule("logit-adjusted", [16, 4, 1], tau=0.5)
+        np.testing.assert_allclose(ledger.implied_prior.probs, np.array([4, 2, 1]) / 7)
+
+    @pytest.mark.parametrize(("tau", "same"), [(0.0, "cross-entropy"), (1.0, "balanced-softmax")])
+    def test_its_ends_are_cross_entropy_and_balanced_softmax(self, tau, same):
+        adjusted, known = Ledger.by_rule("logit-adjusted", [9, 3, 1], tau=tau), Ledger.by_rule(same, [9, 3, 1])
+        np.testing.assert_allclose(adjusted.implied_prior.probs, known.implied_prior.probs)
+
+    def test_the_meta_sampler_leaves_its_rates(self):
+        ledger = Ledger.by_rule("meta-sampler", [100, 10, 1], rates=[0.2, 0.3, 0.5])
+        np.testing.assert_allclose(ledger.implied_prior.probs, [0.2, 0.3, 0.5])
+
+    @pytest.mark.parametrize("missing", ["logit-adjusted", "meta-sampler"])
+    def test_what_the_rule_needs_must_be_given(self, missing):
+        with pytest.raises(UnknownTrainingRule, match=r"needs its (tau|rates)"):
+            Ledger.by_rule(missing, [3, 2, 1])
+
+    def test_other_training_counts_keep_tau_and_rates(self):
+        ledger = Ledger.by_rule("logit-adjusted", [16, 4, 1], tau=0.5).with_class_counts([32, 4, 1])
+        # the loss still had 16, 4, 1: r = 32/4, 4/2, 1/1
+        np.testing.assert_allclose(ledger.implied_prior.probs, np.array([8, 2, 1]) / 11)
+        sampled = Ledger.by_rule("meta-sampler", [4, 2], rates=[0.5, 0.5]).with_class_counts([8, 2])
+        np.testing.assert_allclose(sampled.implied_prior.probs, [2 / 3, 1 / 3])
+
+    def test_where_the_rule_bends_r_is_measured_and_the_gap_is_told(self):
+        logits = np.log([[0.6, 0.4], [0.2, 0.8]] * 50)
+        held_out = LogitSet(logits=logits, labels=np.array([0, 1] * 50), split="calibration")
+        ledger = Ledger.by_rule("cross-entropy", [9, 1]).measured_on(held_out)
+        # r = M r with columns (0.6, 0.4) and (0.2, 0.8): r = (1/3, 2/3)
+        assert ledger.source == "measured"
+        np.testing.assert_allclose(ledger.implied_prior.probs, [1 / 3, 2 / 3], atol=1e-6)
+        assert ledger.gap_to_rule == pytest.approx(0.9 - 1 / 3)
+        assert Ledger.by_rule("cross-entropy", [9, 1]).gap_to_rule == 0
+
+    def test_without_an_example_of_every_class_the_rule_stays_and_is_called_approximate(self):
+        held_out = LogitSet(logits=np.zeros((2, 2)), labels=np.array([0, 0]), split="calibration")
+        ledger = Ledger.by_rule("cross-entropy", [9, 1]).measured_on(held_out)
+        assert ledger.source == "approximate"
+        np.testing.assert_allclose(ledger.implied_prior.probs, [0.9, 0.1])
+        assert ledger.with_class_counts([1, 1]).source == "approximate"
