@@ -41,22 +41,29 @@ def read_results() -> list[dict[str, Any]]:
 
 
 def as_markdown(rows: list[dict[str, Any]]) -> str:
-    """The short budget, seed 0, and the published one beside it."""
-    short = {
-        row["recipe"].removeprefix("cifar100_lt_r100_").removesuffix("_short"): row for row in rows if row["seed"] == 0
-    }
-    published = {
-        row["recipe"].removeprefix("cifar100_lt_r100_"): row for row in rows if not row["recipe"].endswith("_short")
-    }
+    """The short budget with seed 0, and beside it the published one: its target, and ours over the seeds there are."""
+    short = {_key(row): row for row in rows if row["seed"] == 0 and row["recipe"].endswith("_short")}
     lines = ["| | calibration | accuracy | many | medium | few | ECE | NLL | published budget: target | ours |"]
     lines.append("| --- " * 10 + "|")
     for key, (title, _) in ROWS.items():
         for fit, said in FITS.items():
             cells = _cells(short.get(key), fit)
             target = PUBLISHED.get(key, {}).get(fit)
-            ours = _cells(published.get(key), fit)[0]
+            ours = _over_seeds([row for row in rows if row["recipe"] == f"cifar100_lt_r100_{key}"], fit)
             lines.append(f"| {title} | {said} | {' | '.join(cells)} | {target or ''} | {ours if target else ''} |")
     return "\n".join([*lines, "", *_differences(short)])
+
+
+def _key(row: dict[str, Any]) -> str:
+    return str(row["recipe"]).removeprefix("cifar100_lt_r100_").removesuffix("_short")
+
+
+def _over_seeds(rows: list[dict[str, Any]], fit: str) -> str:
+    values = [100 * row["figures"][fit]["accuracy"][0] for row in rows]
+    if not values:
+        return "open"
+    spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.1f}{spread} ({len(values)} seeds)"
 
 
 def _cells(row: dict[str, Any] | None, fit: str) -> list[str]:

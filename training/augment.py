@@ -58,13 +58,15 @@ class Augmentation:
     Args: padding, random shift by up to so many pixels, black comes in. flip, mirror half of the images. policy,
     colours
         and shapes; what a shape leaves empty becomes grey (128). cutout, side in pixels of one black square, its centre
-        anywhere on the image (DeVries and Taylor, 2017).
+        anywhere on the image (DeVries and Taylor, 2017). jitter, for images in files only, which are cropped and scaled
+        at random and take flip and jitter but not the rest: brightness, contrast and saturation by up to 40 %.
     """
 
     padding: int = 0
     flip: bool = False
     policy: Policy = "none"
     cutout: int = 0
+    jitter: bool = False
 
     def __post_init__(self) -> None:
         rules = {

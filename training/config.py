@@ -1,11 +1,12 @@
 """What decides a training run, checked when built."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from models.calibration.errors import CalibrationError
-from models.networks.backbones import SMALL, backbone_for
+from models.networks.backbones import LARGE_ABOVE, SMALL, backbone_for
 from models.networks.classifier import Architecture
 from training.augment import Augmentation
 from training.losses.cibl import CiblConfig
@@ -106,12 +107,36 @@ class TrainConfig:
         return 1 if self.cibl is None else 2
 
 
-def config_for(height: int, width: int, **changes: Any) -> TrainConfig:
-    """The defaults for an image size, with `changes` by name: small images get a small network."""
-    architecture = changes.get("architecture") or Architecture(backbone=backbone_for(height, width))
+def config_for(
+    height: int,
+    width: int,
+    *,
+    base: TrainConfig | None = None,
+    parts: Mapping[str, Any] | None = None,
+    cibl_alpha: float | None = None,
+    **changes: Any,
+) -> TrainConfig:
+    """A configuration with `changes` by name: of `base`, or of the defaults for an image size (small images get a small
+    network).
+
+    Args: parts, fields of Architecture that differ. cibl_alpha, train with CIBL at this trade-off.
+    """
+    if cibl_alpha is not None:
+        changes["cibl"] = replace(base.cibl if base and base.cibl else CiblConfig(), alpha=cibl_alpha)
+    if base is not None:
+        return replace(base, architecture=replace(base.architecture, **(parts or {})), **changes)
+    architecture = changes.pop("architecture", None) or Architecture(
+        **{"backbone": backbone_for(height, width), **(parts or {})}
+    )
     small = {"epochs": 40, "batch_size": 32, "learning_rate": 0.05, "augmentation": Augmentation(padding=1)}
     large = {"epochs": 60, "batch_size": 128, "learning_rate": 0.1, "augmentation": Augmentation(padding=4, flip=True)}
-    defaults = small if architecture.backbone == SMALL else large
+    huge = {
+        "epochs": 90,
+        "batch_size": 128,
+        "learning_rate": 0.05,
+        "augmentation": Augmentation(flip=True, jitter=True),
+    }
+    defaults = small if architecture.backbone == SMALL else large if min(height, width) <= LARGE_ABOVE else huge
     return TrainConfig(**{"loss": "cross-entropy", **defaults, **changes, "architecture": architecture})
 
 

@@ -6,8 +6,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from training.augment import Augmentation, augment
-from training.data import ImageSet
+from training.augment import Augmentation, InvalidAugmentation, augment
+from training.data import ImageFiles, ImageSet
+from training.data.feed import FileFeed
 
 
 class Feed(Protocol):
@@ -35,6 +36,26 @@ class MemoryFeed:
             images = self.images[chosen.to(device)]
             draws = (generator_for(seed, step, view, device=device) for view in range(views))
             yield torch.stack([augment(images, self.augmentation, draw) for draw in draws])
+
+
+def feed_for(
+    images: ImageSet | ImageFiles, augmentation: Augmentation, device: torch.device, *, workers: int = 0
+) -> Feed:
+    """The feed for a training set.
+
+    Args: workers, processes that decode image files; none of them may run ahead of a sampler that learns.
+    Raises: InvalidAugmentation for one that the images cannot take.
+    """
+    if isinstance(images, ImageSet):
+        if augmentation.jitter:
+            raise InvalidAugmentation("jitter is for images in files; those in memory take a policy instead.")
+        return MemoryFeed(images, augmentation, device)
+    if augmentation.padding or augmentation.policy != "none" or augmentation.cutout:
+        raise InvalidAugmentation(
+            "images in files are cropped and scaled at random and take flip and jitter only; padding, policy and "
+            "cutout are for images in memory (of at most 64 pixels a side)."
+        )
+    return FileFeed(images, flip=augmentation.flip, jitter=augmentation.jitter, workers=workers)
 
 
 def generator_for(*key: int, device: torch.device | str = "cpu") -> torch.Generator:

@@ -17,14 +17,15 @@ from models.networks.backbones import SMALL
 from models.networks.classifier import Classifier, channel_statistics
 from models.networks.heads import ProjectionHead
 from training import checkpoint
-from training.collect import accuracy_by_class
+from training.collect import accuracy_by_class, some_images
 from training.config import TrainConfig
-from training.data import DataSplits
+from training.data import DataSplits, ImageSet
 from training.feed import Feed, batches, generator_for
 from training.losses.balanced_softmax import LogitAdjustedLoss
 from training.losses.cibl import CiblLoss
 
 Progress = Callable[[int, int, float], None]  # (epoch from 1, epochs, mean loss of the epoch)
+SAMPLE = 2000  # image files that the mean and deviation of the pixels are taken from
 CHECK_EVERY = 50  # steps between two looks at the losses: each look waits for the device
 
 
@@ -124,7 +125,8 @@ def train(
 
 def new_classifier(config: TrainConfig, data: DataSplits) -> Classifier:
     """The classifier with the first weights that the seed decides."""
-    mean, std = channel_statistics(torch.from_numpy(data.train.images))
+    in_memory = isinstance(data.train, ImageSet)
+    mean, std = channel_statistics(torch.from_numpy(some_images(data.train, len(data.train) if in_memory else SAMPLE)))
     with seeded(config.seed):
         return Classifier(config.architecture, len(data.class_names), mean=mean, std=std, weights=config.weights)
 

@@ -99,7 +99,7 @@ def short_cifar100_lt() -> list[Recipe]:
             data="cifar100",
             imbalance_ratio=100,
             config=config,
-            augmented_passes=10,
+            augmented_passes=5,
             tried=True,
         )
         for name, config in configs.items()
@@ -146,7 +146,7 @@ def large() -> list[Recipe]:
         batch_size=256,
         learning_rate=0.1,
         warmup=0.0,
-        augmentation=Augmentation(flip=True),
+        augmentation=Augmentation(flip=True, jitter=True),
         precision="bfloat16",
     )
 
@@ -182,11 +182,18 @@ def large() -> list[Recipe]:
         ("imagenet_lt_balms", "imagenet-lt", changed("timm/resnet10t", decoupled=meta, **nbn), "BALMS"),
         ("places_lt_ce", "places-lt", changed("timm/resnet152", **places), "MARC"),
         ("places_lt_balms", "places-lt", changed("timm/resnet152", decoupled=places_meta, **places), "BALMS"),
-        ("inaturalist2018_ce", "inaturalist2018", changed(resnet50, epochs=200, weight_decay=1e-4), "MARC"),
+        (
+            "inaturalist2018_ce",
+            "inaturalist-2018",
+            changed(resnet50, epochs=200, weight_decay=1e-4, augmentation=Augmentation(flip=True)),
+            "MARC",
+        ),
         (
             "inaturalist2018_bs",
-            "inaturalist2018",
-            changed(resnet50, epochs=200, weight_decay=1e-4, loss="balanced-softmax"),
+            "inaturalist-2018",
+            changed(
+                resnet50, epochs=200, weight_decay=1e-4, augmentation=Augmentation(flip=True), loss="balanced-softmax"
+            ),
             "BALMS",
         ),
     ]

@@ -1,6 +1,7 @@
 """The steps behind the commands, each on a run folder: train, fit, evaluate, export."""
 
 import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ from models.calibration.types import Calibration, ClassPrior, FitReport, LogitSe
 from models.networks.classifier import Classifier, folded
 from training import checkpoint
 from training.bundle import OutputExists, pack_logits, package_versions, write_bundle
-from training.collect import collect, collect_augmented, logits_and_strengths
+from training.collect import collect, collect_augmented, logits_and_strengths, pixels_of, some_images
 from training.config import TrainConfig, config_for
 from training.data import DataSplits, load
 from training.decoupled import train_head
 from training.export import check_parity, to_onnx
-from training.feed import MemoryFeed
+from training.feed import feed_for
 from training.loop import Progress, new_accelerator, new_classifier, train
 from training.run_folder import (
     CALIBRATION_FILE,
@@ -54,6 +55,8 @@ def train_run(
     *,
     out: Path,
     imbalance_ratio: float | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    workers: int = 0,
     augmented_passes: int = 0,
     first_stage: Path | None = None,
     progress: Progress | None = None,
@@ -62,25 +65,28 @@ def train_run(
 ) -> Path:
     """Train and write the run folder; a training that was killed goes on where the same call finds it again.
 
-    Args: source, see `training.data.load`. augmented_passes, how often the training images are looked at through their
+    Args: source, imbalance_ratio and data_options, see `training.data.load`. workers, processes that decode images
+    which
+        stay in files. augmented_passes, how often the training images are looked at through their
         augmentation afterwards, for MARC's published fit. first_stage, a complete run with the same first stage, for a
-        decoupled configuration. config, or fields of TrainConfig that differ from what the image size suggests.
+        decoupled configuration. config and changes, see `training.config.config_for`.
     Raises: InvalidData, EmptyClass, OutputExists, RunInUse, TrainingDiverged, IncompleteRun.
     """
     if (out / RUN_FILE).exists():
         raise OutputExists(f"{out} holds a complete run and is not overwritten. Remove it, or choose another --out.")
-    data = load(source, imbalance_ratio)
-    config = config or config_for(*data.image_size, **changes)
+    data = load(source, imbalance_ratio, **(data_options or {}))
+    config = config_for(*data.image_size, base=config, **changes)
     identity = checkpoint.identity_of(config, data)
     classifier = new_classifier(config, data)
     if not new_accelerator().is_main_process:  # torchrun's others take their share of the batches and write nothing
-        _first_stage(config, data, classifier, first_stage, out, identity, None)
+        _first_stage(config, data, classifier, first_stage, out, identity, workers, None)
         return out
     asked = {"data": data.name, "training": asdict(config), "code": code_revision()}
     with open_folder(out, identity, asked) as goes_on:
         log(out, "going on from the last finished epoch" if goes_on else f"training on {data.name}")
-        curves = _first_stage(config, data, classifier, first_stage, out, identity, progress)
-        feed = MemoryFeed(data.train, config.augmentation, classifier.mean.device)
+        curves = _first_stage(config, data, classifier, first_stage, out, identity, workers, progress)
+        # no workers: the sampler of a second stage must not be asked ahead
+        feed = feed_for(data.train, config.augmentation, classifier.mean.device)
         rates = None
         if config.decoupled is not None:
             log(out, f"second stage, {config.decoupled.sampler} sampler")
@@ -90,7 +96,9 @@ def train_run(
         log(out, "collecting logits")
         _write_results(out, data, classifier, curves)
         if augmented_passes:
-            seen = collect_augmented(classifier, feed, data.train, passes=augmented_passes, seed=config.seed)
+            seen = collect_augmented(
+                classifier, feed, data.train, passes=augmented_passes, seed=config.seed, precision=config.precision
+            )
             (out / "logits_train.npz").write_bytes(pack_logits(seen))
         _finish(out, config, data, classifier, identity, rates)
         log(out, "complete")
@@ -104,11 +112,12 @@ def _first_stage(
     first_stage: Path | None,
     out: Path,
     identity: str,
+    workers: int,
     progress: Progress | None,
 ) -> list[dict[str, float]]:
     """Train the whole network, or take it from a run that did. Returns: the curves."""
     if first_stage is None:
-        feed = MemoryFeed(data.train, config.augmentation, new_accelerator().device)
+        feed = feed_for(data.train, config.augmentation, new_accelerator().device, workers=workers)
         return train(
             config,
             data,
@@ -147,12 +156,12 @@ def _write_results(
     write_json(out / CURVES_FILE, curves)
     write_json(out / SPLITS_FILE, data.items)
     calibration_set = collect(classifier, data.calibration, split="calibration", drawn=data.drawn)
-    logits, lengths = logits_and_strengths(classifier, data.test.images)
+    logits, lengths = logits_and_strengths(classifier, pixels_of(data.test))
     test_set = LogitSet(logits=logits, labels=data.test.labels, split="test", drawn="the test images of the data")
     for split, logit_set in (("calibration", calibration_set), ("test", test_set)):
         (out / f"logits_{split}.npz").write_bytes(pack_logits(logit_set))
     np.save(out / FEATURE_LENGTHS_FILE, lengths)
-    np.save(out / TEST_IMAGES_FILE, data.test.images[:: max(1, len(data.test.images) // TEST_IMAGES)][:TEST_IMAGES])
+    np.save(out / TEST_IMAGES_FILE, some_images(data.test, TEST_IMAGES))
 
 
 def _finish(
@@ -176,6 +185,7 @@ def _finish(
         "provenance": {
             "data": data.name,
             "data_sha256": data.digest,
+            "skipped": list(data.skipped),
             "splits": data.items,
             "imbalance_ratio": data.imbalance_ratio,
             "training": asdict(config),

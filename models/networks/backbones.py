@@ -82,6 +82,7 @@ def _init_convolutions(module: nn.Module) -> None:
 
 SMALL, RESNET32, TIMM = "small", "resnet32", "timm/"
 SMALL_BELOW = 16  # pixels of the shorter side: ResNet-32 would leave less than 4x4 of them
+LARGE_ABOVE = 64
 
 
 def build_backbone(name: str, *, weights: str | None = None) -> nn.Module:
@@ -111,4 +112,6 @@ def build_backbone(name: str, *, weights: str | None = None) -> nn.Module:
 
 def backbone_for(height: int, width: int) -> str:
     """The backbone's name for an image size."""
-    return SMALL if min(height, width) < SMALL_BELOW else RESNET32
+    if min(height, width) < SMALL_BELOW:
+        return SMALL
+    return RESNET32 if min(height, width) <= LARGE_ABOVE else f"{TIMM}resnet50"

@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 
 import service.cli.serving as serving
+import service.cli.train as train
 import service.cli.training as training
 from models.calibration.errors import CalibrationError
 
@@ -21,10 +22,11 @@ app = typer.Typer(
         "Exit codes: 0 done, 1 refused or failed (the message says why), 2 wrong usage."
     ),
 )
-app.command("train")(training.train)
-app.command("recipes")(training.recipes)
+app.command("train")(train.train)
+app.command("recipes")(train.recipes)
 app.command("fit")(training.fit)
 app.command("evaluate")(training.evaluate)
+app.command("report")(training.report)
 app.command("export")(training.export)
 app.command("import")(training.import_model)
 app.command("serve")(serving.serve)

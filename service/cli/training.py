@@ -1,8 +1,7 @@
-"""Commands that make a model: train, fit, evaluate, export, import."""
+"""Commands that make a model from a trained network: fit, evaluate, report, export, import."""
 
 import importlib
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +11,7 @@ import typer
 from models.calibration.errors import CalibrationError
 from models.calibration.frequencies import read_frequencies
 from models.calibration.types import LogitSet
-from service.cli.terminal import EpochsBar, console, figures_table, say
+from service.cli.terminal import console, figures_table, say
 
 Run = Annotated[Path, typer.Argument(help="The run folder that `equipoise train` wrote.", show_default=False)]
 
@@ -31,100 +30,6 @@ def load_training(module: str) -> Any:
             f"this command needs the package {error.name!r}, which serving does without. "
             f"Install the extra: pip install 'equipoise[{extra}]'."
         ) from error
-
-
-def train(
-    out: Annotated[Path, typer.Option(help="Folder to write the run to; it must not exist yet.", show_default=False)],
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="`digits` (the 8x8 digits that scikit-learn ships), or a .npz file with x_train, y_train, x_test, "
-            "y_test and, if you like, x_holdout, y_holdout and class_names. Images are uint8 (N, H, W, 3).",
-            show_default="digits, or the recipe's",
-        ),
-    ] = None,
-    loss: Annotated[
-        Literal["cross-entropy", "balanced-softmax"] | None,
-        typer.Option(help="What the network is trained with.", show_default="cross-entropy, or the recipe's"),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            help="A training by name, with its data set (unless --data names other data); see `equipoise recipes`.",
-            show_default=False,
-        ),
-    ] = None,
-    imbalance_ratio: Annotated[
-        float | None,
-        typer.Option(
-            help="Cut the training images to a long tail with this ratio of the largest to the smallest class. "
-            "Without it: 50 for digits, an .npz as it is.",
-            show_default=False,
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="Passes over the training images.", show_default="by image size")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step.", show_default="by image size")] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Largest learning rate.", show_default="by image size")
-    ] = None,
-    augmented_passes: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Look at the training images so many times through their augmentation afterwards, for "
-            "`equipoise fit --method marc-paper`.",
-            show_default="0, or the recipe's",
-        ),
-    ] = None,
-    first_stage: Annotated[
-        Path | None,
-        typer.Option(help="A complete run whose network a two-stage recipe starts from, instead of training it anew."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same network on the same machine.")] = 0,
-) -> None:
-    """Train a classifier and write a run folder (network, logits of held-out images, how it was made).
-
-    The same command again goes on with a training that was stopped.
-    """
-    runs, recipes = load_training("runs"), load_training("recipes")
-    chosen = {"loss": loss, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
-    changes = {name: value for name, value in chosen.items() if value is not None}
-    known = None if recipe is None else recipes.recipe(recipe)
-    if known is not None:
-        changes = {"config": replace(known.config, **changes)}
-        imbalance_ratio = known.imbalance_ratio if data is None and imbalance_ratio is None else imbalance_ratio
-        data, augmented_passes = (
-            data or known.data,
-            known.augmented_passes if augmented_passes is None else augmented_passes,
-        )
-    with EpochsBar(f"training {recipe or 'with ' + (loss or 'cross-entropy')}") as progress:
-        runs.train_run(
-            data or "digits",
-            out=out,
-            imbalance_ratio=imbalance_ratio,
-            augmented_passes=augmented_passes or 0,
-            first_stage=first_stage,
-            progress=progress,
-            **changes,
-        )
-    say(f"Trained. Next: equipoise fit {out}")
-
-
-def recipes() -> None:
-    """List the trainings that have a name: those of the papers, and ours."""
-    for each in load_training("recipes").recipes():
-        config = each.config
-        network = [config.architecture.backbone]
-        network += ["NBN"] if config.architecture.norm == "nbn" else []
-        network += ["logit rectification"] if config.architecture.rectify else []
-        network += [f"{config.architecture.head} head"]
-        loss = config.loss + (" and CIBL" if config.cibl else "") + (", then Meta Sampler" if config.decoupled else "")
-        data = each.data + (f" ratio {each.imbalance_ratio:g}" if each.imbalance_ratio else "")
-        budget = f"{config.epochs} epochs of batch {config.batch_size}"
-        say(f"{each.name}\n    {data}; {', '.join(network)}; {loss}; {budget}")
-        say(f"    after {each.source}{'' if each.tried else '; not run by this project'}")
 
 
 def fit(
@@ -146,6 +51,17 @@ def fit(
 def evaluate(run: Run) -> None:
     """Show raw and debiased figures on the test images: accuracy by class size, calibration error, NLL."""
     console.print(figures_table(load_training("runs").evaluate_run(run)))
+
+
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="HTML file to write; a .json with all numbers goes beside it.")] = Path(
+        "report.html"
+    ),
+) -> None:
+    """Put runs side by side: figures with intervals, paired differences, plots, in one HTML page."""
+    load_training("report").write_report(folders, out)
+    say(f"Wrote {out} and {out.with_suffix('.json')}.")
 
 
 def export(

@@ -114,7 +114,7 @@ def test_the_average_is_that_of_the_weights_after_each_step(digits):
 
 
 def test_validation_images_choose_the_epoch_only_when_asked(digits):
-    watched = replace(digits, validation=digits.calibration)
+    watched = replace(digits, validation=digits.calibration, items={})
     config = replace(SHORT, epochs=6, learning_rate=0.2)
     last = train(config, watched)
     np.testing.assert_array_equal(weights(last), weights(train(config, digits)))

@@ -1,208 +1,162 @@
-"""Labelled images for training: the digits of scikit-learn, or an .npz; splits that share no image."""
+"""Labelled images for training, in splits that share no image: arrays, a folder, list files, or a known data set."""
 
-import hashlib
-import zipfile
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from training.data.arrays import load_digits, load_npz
+from training.data.cifar import TITLES, load_cifar
+from training.data.draws import long_tail_counts
+from training.data.errors import InvalidData, SameImages
+from training.data.files import Corrupt
+from training.data.folders import load_folder
+from training.data.lists import load_lists
+from training.data.official import IMAGE_SIZE, OFFICIAL, load_official
+from training.data.splits import DataSplits, ImageFiles, Images, ImageSet
 
-from models.calibration.errors import CalibrationError, EmptyClass
-from models.calibration.types import IntArray
-from models.images import UInt8Array
+__all__ = [
+    "Corrupt",
+    "DataSplits",
+    "ImageFiles",
+    "ImageSet",
+    "Images",
+    "InvalidData",
+    "SameImages",
+    "load",
+    "long_tail_counts",
+]
 
-DIGITS_RATIO = 50.0
-DIGITS_TEST, DIGITS_CALIBRATION = 40, 20  # images per class
-HOLDOUT = 0.1  # of each class with enough images, where the data bring no held-out set
-MIN_FOR_HOLDOUT = 3
-SEED = 0
-
-
-class InvalidData(CalibrationError):
-    """A data set that cannot be trained on."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ImageSet:
-    """uint8 RGB images `(N, H, W, 3)` and labels `(N,)`."""
-
-    images: UInt8Array
-    labels: IntArray
-
-    def subset(self, rows: NDArray[np.int64]) -> "ImageSet":
-        return ImageSet(images=self.images[rows], labels=self.labels[rows])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class DataSplits:
-    """Three sets without a common image. `drawn` says how the calibration set was drawn; `digest` is the SHA-256 of
-    all pixels and labels."""
-
-    name: str
-    class_names: tuple[str, ...]
-    train: ImageSet
-    calibration: ImageSet
-    test: ImageSet
-    drawn: str
-    imbalance_ratio: float | None  # that the training images were cut to; None for data as they came
-    validation: ImageSet | None = None
-    items: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        counts = self.class_counts
-        if not counts.all():
-            empty = int(counts.argmin())
-            raise EmptyClass(
-                f"every class needs a training image; class {self.class_names[empty]!r} (index {empty}) has none. "
-                "Add some, or take the class out of the data."
-            )
-
-    @property
-    def class_counts(self) -> IntArray:
-        """Training images a class, `(C,)`."""
-        return np.bincount(self.train.labels, minlength=len(self.class_names)).astype(np.int64)
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self.train.images.shape[1], self.train.images.shape[2]
-
-    @property
-    def digest(self) -> str:
-        total = hashlib.sha256()
-        for part in (self.train, self.calibration, self.test):
-            total.update(np.ascontiguousarray(part.images))
-            total.update(np.ascontiguousarray(part.labels))
-        return total.hexdigest()
+LIST_SUFFIX = ".txt"
+OF_FILES = {"image_size", "corrupt"}
+OF_LISTS = {"root", "test_list", "calibration_list", "validation_list", "class_names"}
+OPTIONS: dict[str, set[str]] = {  # by the kind of source, what it can be asked for
+    "digits": {"imbalance_ratio"},
+    "an .npz": {"imbalance_ratio"},
+    "an image folder": {"imbalance_ratio"} | OF_FILES,
+    "a list of images": {"imbalance_ratio"} | OF_FILES | OF_LISTS,
+    "CIFAR": {"imbalance_ratio", "root", "download", "calibration_per_class"},
+    "an official long-tailed data set": {"root"} | OF_FILES,
+}
 
 
-def load(source: str, imbalance_ratio: float | None = None) -> DataSplits:
-    """`digits`, or the path of an .npz; with a ratio, the training images are cut to a long tail first.
+def load(
+    source: str,
+    imbalance_ratio: float | None = None,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    root: Path | str | None = None,
+    corrupt: Corrupt | None = None,
+    download: bool = False,
+    calibration_per_class: int | None = None,
+    test_list: Path | str | None = None,
+    calibration_list: Path | str | None = None,
+    validation_list: Path | str | None = None,
+    class_names: Path | str | Sequence[str] | None = None,
+) -> DataSplits:
+    """The data for a training and its calibration.
 
+    Args:
+        source: `digits`; the path of an .npz; a folder with `train/<class>/` and `test/<class>/`; a list of training
+            images (.txt, `path label` a line), together with test_list; `cifar10` or `cifar100`; `imagenet-lt`,
+            `places-lt` or `inaturalist-2018`.
+        imbalance_ratio: largest over smallest class that the training images are cut to; the digits have 50 without it.
+        image_size: side, or height and width, in pixels that images of a folder or a list are scaled to.
+        root: the folder of a known data set; of a list, where its relative paths begin (its own folder without it).
+        corrupt: "stop" (as without it) at files that are no images, or "skip" them.
+        download: fetch CIFAR where root lacks it.
+        calibration_per_class: images of each class for calibration, of those that CIFAR's long tail leaves over.
+        test_list, calibration_list, validation_list: lists like the source.
+        class_names: of a list, in the order of the labels; or a text file with one a line.
     Raises: InvalidData, EmptyClass.
     """
-    if imbalance_ratio is not None and not imbalance_ratio >= 1:
-        raise InvalidData(f"an imbalance ratio is largest over smallest class, at least 1; got {imbalance_ratio}.")
+    given: dict[str, Any] = {
+        "imbalance_ratio": imbalance_ratio,
+        "image_size": image_size,
+        "root": root,
+        "corrupt": corrupt,
+        "download": download or None,
+        "calibration_per_class": calibration_per_class,
+        "test_list": test_list,
+        "calibration_list": calibration_list,
+        "validation_list": validation_list,
+        "class_names": class_names,
+    }
+    kind = _kind(source, test_list)
+    _check(kind, {name: value for name, value in given.items() if value is not None})
+    base = None if root is None else Path(root)
+    policy: Corrupt = corrupt or "stop"
+    if kind == "digits":
+        return load_digits(imbalance_ratio)
+    if kind == "an .npz":
+        return load_npz(Path(source), imbalance_ratio)
+    if kind == "CIFAR":
+        return load_cifar(
+            source,
+            imbalance_ratio,
+            root=_required_root(base, source),
+            download=download,
+            calibration_per_class=calibration_per_class,
+        )
+    if kind == "an official long-tailed data set":
+        size = IMAGE_SIZE if image_size is None else _size(image_size, kind)
+        return load_official(OFFICIAL[source], root=_required_root(base, source), image_size=size, corrupt=policy)
+    size = _size(image_size, kind)
+    if kind == "an image folder":
+        return load_folder(Path(source), imbalance_ratio, image_size=size, corrupt=policy)
+    lists = {"train": source, "test": test_list, "calibration": calibration_list, "validation": validation_list}
+    return load_lists(
+        {split: Path(path) for split, path in lists.items() if path is not None},
+        imbalance_ratio,
+        root=Path(source).parent if base is None else base,
+        class_names=Path(class_names) if isinstance(class_names, str) else class_names,
+        image_size=size,
+        corrupt=policy,
+    )
+
+
+def _kind(source: str, test_list: object) -> str:
     if source == "digits":
-        return _digits(DIGITS_RATIO if imbalance_ratio is None else imbalance_ratio)
-    return _npz(Path(source), imbalance_ratio)
+        return "digits"
+    if source in TITLES:
+        return "CIFAR"
+    if source in OFFICIAL:
+        return "an official long-tailed data set"
+    if Path(source).is_dir():
+        return "an image folder"
+    return "a list of images" if test_list is not None or source.endswith(LIST_SUFFIX) else "an .npz"
 
 
-def long_tail_counts(num_classes: int, largest: int, ratio: float) -> IntArray:
-    """n_c = floor(largest * ratio^(-c / (C - 1))), at least 1: the exponential profile of Cui et al., CVPR 2019."""
-    exponent = -np.arange(num_classes) / (num_classes - 1)
-    return np.maximum(np.floor(largest * ratio**exponent + 1e-9), 1).astype(np.int64)
-
-
-def _digits(ratio: float) -> DataSplits:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    grey = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    everything = ImageSet(images=np.repeat(grey[..., None], 3, axis=3), labels=digits.target.astype(np.int64))
-    rest = int(np.bincount(everything.labels).min()) - DIGITS_TEST - DIGITS_CALIBRATION
-    test, calibration, train, _ = _take(everything, (DIGITS_TEST, DIGITS_CALIBRATION, rest))
-    return DataSplits(
-        name="digits",
-        class_names=tuple(str(digit) for digit in range(10)),
-        train=_long_tail(train, 10, ratio),
-        calibration=calibration,
-        test=test,
-        drawn=f"{DIGITS_CALIBRATION} images of each class, set aside before training was cut to a long tail",
-        imbalance_ratio=ratio,
-    )
-
-
-def _take(data: ImageSet, per_class: tuple[int, ...]) -> list[ImageSet]:
-    """Disjoint sets with so many images of each class, and the rest."""
-    rng = np.random.default_rng(SEED)
-    parts: list[list[NDArray[np.int64]]] = [[] for _ in range(len(per_class) + 1)]
-    for label in np.unique(data.labels):
-        rows = rng.permutation(np.flatnonzero(data.labels == label))
-        for part, piece in zip(parts, np.split(rows, np.cumsum(per_class)), strict=True):
-            part.append(piece)
-    return [data.subset(np.concatenate(part)) for part in parts]
-
-
-def _long_tail(data: ImageSet, num_classes: int, ratio: float) -> ImageSet:
-    """The first images of each class, by the largest profile of this ratio that every class can fill."""
-    available = np.bincount(data.labels, minlength=num_classes)
-    largest = int(np.min(available * ratio ** (np.arange(num_classes) / (num_classes - 1))))
-    profile = np.minimum(long_tail_counts(num_classes, largest, ratio), available)
-    rows = [np.flatnonzero(data.labels == label)[:count] for label, count in enumerate(profile)]
-    return data.subset(np.concatenate(rows))
-
-
-def _npz(path: Path, ratio: float | None) -> DataSplits:
-    arrays = _read_arrays(path)
-    required = ["x_train", "y_train", "x_test", "y_test"]
-    if "x_holdout" in arrays or "y_holdout" in arrays:
-        required += ["x_holdout", "y_holdout"]
-    missing = [name for name in required if name not in arrays]
-    if missing:
-        raise InvalidData(f"{path} must hold {', '.join(required)}; it lacks {', '.join(missing)}.")
-    parts = {split: _image_set(arrays, split, path) for split in ("train", "test", "holdout") if f"x_{split}" in arrays}
-    sizes = {part.images.shape[1:] for part in parts.values()}
-    if len(sizes) > 1:
-        raise InvalidData(f"all images of {path} must have one size; got {sorted(sizes)}.")
-    num_classes = 1 + max(int(part.labels.max(initial=0)) for part in parts.values())
-    names = arrays.get("class_names")
-    class_names = tuple(map(str, range(num_classes) if names is None else names.tolist()))
-    if len(class_names) < num_classes:
-        raise InvalidData(f"class_names of {path} has {len(class_names)} names, the labels go up to {num_classes - 1}.")
-    train = parts["train"] if ratio is None else _long_tail(parts["train"], len(class_names), ratio)
-    calibration = parts.get("holdout")
-    if calibration is not None and calibration.labels.size:
-        drawn = "the held-out images of the data file"
-    else:
-        calibration, train = _hold_out(train)
-        drawn = f"{HOLDOUT:.0%} of each class with at least {MIN_FOR_HOLDOUT} training images, taken out of training"
-    return DataSplits(
-        name=path.stem,
-        class_names=class_names,
-        train=train,
-        calibration=calibration,
-        test=parts["test"],
-        drawn=drawn,
-        imbalance_ratio=ratio,
-    )
-
-
-def _read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:  # TypeError: one array, an .npy
+def _check(kind: str, given: dict[str, Any]) -> None:
+    unknown = sorted(given.keys() - OPTIONS[kind])
+    if unknown:
         raise InvalidData(
-            f"the data are `digits` or an .npz of plain arrays; {path} cannot be read as one: {error}."
-        ) from error
-
-
-def _image_set(arrays: dict[str, NDArray[np.generic]], split: str, path: Path) -> ImageSet:
-    images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise InvalidData(
-            f"x_{split} of {path} must be uint8 RGB images (N, H, W, 3); got {images.dtype} {images.shape}."
+            f"{kind} takes {', '.join(sorted(OPTIONS[kind]))}; {', '.join(unknown)} would change nothing here. "
+            "Leave it out."
         )
-    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
+    ratio, spare = given.get("imbalance_ratio", 1), given.get("calibration_per_class", 1)
+    if not ratio >= 1:
+        raise InvalidData(f"an imbalance ratio is largest over smallest class, at least 1; got {ratio}.")
+    if spare < 1:
+        raise InvalidData(f"calibration_per_class is a number of images, at least 1; got {spare}.")
+    if given.get("corrupt", "stop") not in ("stop", "skip"):
+        raise InvalidData(f"corrupt is 'stop' or 'skip'; got {given['corrupt']!r}.")
+    if kind == "a list of images" and "test_list" not in given:
+        raise InvalidData("a list of training images needs a list of test images beside it: give test_list.")
+
+
+def _size(image_size: int | tuple[int, int] | None, kind: str) -> tuple[int, int]:
+    if image_size is None:
         raise InvalidData(
-            f"y_{split} of {path} must be {images.shape[0]} whole numbers, one an image; got {labels.dtype} "
-            f"{labels.shape}."
+            f"{kind} needs image_size, the side in pixels that every image is scaled to and the network takes: 32 or "
+            "64 for small images, 224 for photographs."
         )
-    if labels.size and int(labels.min()) < 0:
-        raise InvalidData(f"labels are class indices from 0; y_{split} of {path} holds {labels.min()}.")
-    return ImageSet(images=np.asarray(images), labels=labels.astype(np.int64))
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(size) != 2 or min(size) < 1:
+        raise InvalidData(f"image_size is a side, or height and width, of at least 1 pixel; got {image_size}.")
+    return size
 
 
-def _hold_out(train: ImageSet) -> tuple[ImageSet, ImageSet]:
-    """Held-out images, and what is left to train on."""
-    rng = np.random.default_rng(SEED)
-    held: list[NDArray[np.int64]] = []
-    for label in np.unique(train.labels):
-        rows = rng.permutation(np.flatnonzero(train.labels == label))
-        if rows.size >= MIN_FOR_HOLDOUT:
-            held.append(rows[: max(1, int(HOLDOUT * rows.size))])
-    chosen = np.concatenate(held) if held else np.empty(0, dtype=np.int64)
-    left = np.setdiff1d(np.arange(train.labels.size), chosen)
-    return train.subset(chosen), train.subset(left)
+def _required_root(root: Path | None, source: str) -> Path:
+    if root is None:
+        raise InvalidData(f"{source} needs root, the folder where its files lie.")
+    return root

@@ -19,8 +19,9 @@ from PIL import Image
 
 from service.cli import main
 from tests.service.bundles import HEIGHT, WIDTH, write_bundle
+from training import runs
 
-COMMANDS = ("train", "fit", "evaluate", "export", "import", "serve", "score", "demo")
+COMMANDS = ("train", "recipes", "fit", "evaluate", "report", "export", "import", "serve", "score", "demo")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ def image_file(path: Path, height: int = HEIGHT, width: int = WIDTH) -> Path:
     pixels = np.random.default_rng(0).integers(0, 256, size=(height, width, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     return path
+
+
+def interrupted(epoch: int, epochs: int, loss: float) -> None:
+    raise KeyboardInterrupt
 
 
 class TestHelp:
@@ -80,11 +85,49 @@ class TestTheWayOfAModel:
         assert "debiased" not in before.out
         assert "closed-form" in equipoise("fit", run, "--method", "closed-form").out
         assert "debiased" in equipoise("evaluate", run).out
+        reported = equipoise("report", run, "--out", tmp_path / "report.html")
+        assert reported.code == 0, reported.err
+        assert "closed-form" in (tmp_path / "report.html").read_text()
         exported = equipoise("export", run, "--out", bundle)
         assert exported.code == 0, exported.err
         assert json.loads((bundle / "manifest.json").read_text())["name"] == "digits"
         scored = equipoise("score", bundle, image, "--top-k", 10)
         assert all(f" {digit} " in scored.out for digit in range(10))
+
+    def test_recipes_are_listed_with_what_they_train(self, equipoise):
+        listed = equipoise("recipes").out
+        assert (
+            "cifar100_lt_r100_balms\n    cifar100 ratio 100; resnet32, linear head; cross-entropy, then Meta" in listed
+        )
+        assert "imagenet-lt" in listed
+        assert "not run by this project" in listed
+
+    def test_options_change_what_is_trained(self, equipoise, tmp_path):
+        options = ("--norm", "nbn", "--head", "cosine", "--cibl-alpha", 0.1, "--precision", "bfloat16", "--seed", 3)
+        trained = equipoise("train", "--out", tmp_path / "run", "--epochs", 1, *options)
+        assert trained.code == 0, trained.err
+        training = json.loads((tmp_path / "run" / "config.json").read_text())["training"]
+        assert (training["architecture"]["norm"], training["architecture"]["head"]) == ("nbn", "cosine")
+        assert (training["cibl"]["alpha"], training["precision"], training["seed"]) == (0.1, "bfloat16", 3)
+
+    def test_a_recipe_on_other_data_with_another_budget(self, equipoise, tmp_path):
+        recipe = ("--recipe", "cifar100_lt_r100_bs_short", "--backbone", "small", "--data", "digits")
+        trained = equipoise("train", "--out", tmp_path / "run", "--epochs", 1, *recipe)
+        assert trained.code == 0, trained.err
+        training = json.loads((tmp_path / "run" / "config.json").read_text())["training"]
+        assert (training["loss"], training["augmentation"]["cutout"]) == ("balanced-softmax", 16)
+        assert (tmp_path / "run" / "logits_train.npz").exists()
+
+    def test_an_unknown_recipe_names_its_neighbours(self, equipoise, tmp_path):
+        ran = equipoise("train", "--out", tmp_path / "run", "--recipe", "cifar100_lt")
+        assert ran.code == 1
+        assert "equipoise recipes" in ran.err.replace("\n", " ")
+
+    def test_a_training_that_was_stopped_goes_on(self, equipoise, tmp_path):
+        with pytest.raises(KeyboardInterrupt):
+            runs.train_run("digits", out=tmp_path / "run", epochs=3, seed=0, progress=interrupted)
+        assert equipoise("train", "--out", tmp_path / "run", "--epochs", 3).code == 0
+        assert "going on" in (tmp_path / "run" / "log.txt").read_text()
 
     def test_refuses_to_overwrite(self, equipoise, tmp_path):
         ran = equipoise("train", "--out", tmp_path)

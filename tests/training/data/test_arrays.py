@@ -5,6 +5,7 @@ import pytest
 
 from models.calibration.errors import EmptyClass
 from training.data import InvalidData, load, long_tail_counts
+from training.data.items import positions
 
 SIZE = (4, 5, 3)
 
@@ -76,6 +77,53 @@ def test_a_given_held_out_set_is_used_and_training_stays_whole(tmp_path):
     assert data.class_counts.tolist() == [10, 6, 2]
 
 
+def test_a_validation_set_of_the_file_is_kept_apart(tmp_path):
+    shown = {"x_validation": np.ones((2, *SIZE), np.uint8), "y_validation": np.array([2, 0])}
+    data = load(saved(tmp_path, **shown))
+    assert data.validation.labels.tolist() == [2, 0]
+    assert data.items["validation"] == "0-1 of x_validation in data.npz"
+    assert data.digest != load(saved(tmp_path)).digest
+
+
+def test_an_empty_validation_set_is_none(tmp_path):
+    empty = {"x_validation": np.empty((0, *SIZE), np.uint8), "y_validation": np.empty(0, np.int64)}
+    assert load(saved(tmp_path, **empty)).validation is None
+
+
+@pytest.mark.parametrize("ratio", [None, 5])
+def test_the_items_say_which_images_of_the_file_were_taken(tmp_path, ratio):
+    path = saved(tmp_path, counts=(40, 20, 12))
+    data = load(path, ratio)
+    with np.load(path) as file:
+        for split, part in {"train": data.train, "calibration": data.calibration}.items():
+            rows, source = positions(data.items[split])
+            assert source == "x_train in data.npz"
+            assert {image.tobytes() for image in file["x_train"][rows]} == images_of(part)
+
+
+def test_the_items_of_the_digits_add_up():
+    items = load("digits").items
+    assert {split: positions(text)[0].size for split, text in items.items()} == {
+        "train": 314,
+        "calibration": 200,
+        "test": 400,
+    }
+    assert {positions(text)[1] for text in items.values()} == {"the digits of scikit-learn"}
+
+
+def test_a_cut_that_keeps_all_images_keeps_each_with_its_label(tmp_path):
+    mixed = {
+        "y_train": np.tile([1, 0, 2], 6),
+        "x_holdout": np.zeros((1, *SIZE), np.uint8),
+        "y_holdout": np.zeros(1, int),
+    }
+    path = saved(tmp_path, **mixed)
+    data = load(path, imbalance_ratio=1)
+    assert data.train.labels.tolist() == [0] * 6 + [1] * 6 + [2] * 6
+    with np.load(path) as file:
+        np.testing.assert_array_equal(data.train.images[:6], file["x_train"][1::3])
+
+
 def test_an_imbalance_ratio_cuts_the_training_images_only(tmp_path):
     data = load(saved(tmp_path, counts=(30, 30, 30), test=5), imbalance_ratio=10)
     left = data.class_counts + np.bincount(data.calibration.labels, minlength=3)
@@ -101,6 +149,7 @@ def test_class_names_come_from_the_file(tmp_path):
         ({"x_train": None}, "lacks x_train"),
         ({"y_test": None}, "lacks y_test"),
         ({"x_holdout": np.zeros((1, *SIZE), np.uint8)}, "lacks y_holdout"),
+        ({"y_validation": np.zeros(1, np.int64)}, "lacks x_validation"),
         ({"x_train": np.zeros((18, *SIZE), np.float32)}, "x_train .* uint8 RGB .* float32"),
         ({"x_train": np.zeros((18, 4, 5), np.uint8)}, r"x_train .* \(18, 4, 5\)"),
         ({"x_test": np.zeros((6, 9, 9, 3), np.uint8)}, "one size"),
