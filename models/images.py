@@ -27,10 +27,18 @@ def decode_image(data: bytes, *, height: int, width: int, max_pixels: int = MAX_
 
     Raises: InvalidImage for bytes that are not one still image, ImageTooLarge above `max_pixels`.
     """
+    return np.asarray(_fit(decode_rgb(data, max_pixels=max_pixels), height, width))
+
+
+def decode_rgb(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The whole image in RGB, decoded and upright: the rule without its last step, the fit to the input.
+
+    Raises: InvalidImage, ImageTooLarge.
+    """
     image = _open(data, max_pixels)
     try:
         _check_still(image)
-        return np.asarray(_fit(_to_rgb(image), height, width))
+        return _to_rgb(image)
     except InvalidImage:
         raise
     except Exception as error:  # what Pillow raises for a damaged file has no common base

@@ -6,14 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from models import images as rule
 from models.calibration.errors import ImageTooLarge, InvalidImage
-from models.images import decode_image
+from models.images import decode_image, decode_rgb
 from training.data.errors import InvalidData
 from training.data.splits import ImageFiles
 
@@ -102,7 +100,7 @@ class _Batches(Dataset[Tensor | InvalidData]):
         batch = np.empty((self.views, len(rows), *self.files.image_size, 3), dtype=np.uint8)
         with torch.random.fork_rng(devices=[]):  # the transforms draw from torch's global generator
             for place, row in enumerate(rows):
-                image = _of_file(self.files, row, _whole)
+                image = _of_file(self.files, row, decode_rgb)
                 for view in range(self.views):
                     torch.default_generator.manual_seed(_mixed(self.seed, step, view, place))
                     batch[view, place] = np.asarray(self.transform(image))
@@ -121,13 +119,6 @@ class _Once:
 
 def _mixed(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
-
-
-def _whole(data: bytes) -> Image.Image:
-    """The whole image in RGB: `decode_image` without its last step, the fit to the input."""
-    image = rule._open(data, rule.MAX_PIXELS)
-    rule._check_still(image)
-    return rule._to_rgb(image)
 
 
 def _of_file(files: ImageFiles, row: int, decode: Any) -> Any:
