@@ -1,15 +1,15 @@
 """The training benchmark: accuracy of every method in one table, and the speed of a step.
 
-    python benchmarks/training.py table --data cifar100_ir100.npz --runs RUNS [--only NAME ...] [--seeds 0 1 2]
-    [--minutes 8] python benchmarks/training.py show
-    python benchmarks/training.py speed --data cifar100_ir100.npz
+    python benchmarks/training.py table --data FILE --runs RUNS [--only NAME ...] [--seeds 0 1 2] [--minutes 8]
+    python benchmarks/training.py show
+    python benchmarks/training.py speed --data FILE
 
 `table` trains the recipes that have no row yet in benchmarks/results/training.jsonl, fits every calibration on each,
 and adds the row. It may be stopped at any moment and called again, also in calls of a few minutes (--minutes): a
 training goes on from its last epoch in RUNS. It needs the packages of the extra `train` (of which timm, onnx,
 scikit-learn and matplotlib are not used here) and one data file: an .npz with x_train, y_train, x_test, y_test,
 x_holdout, y_holdout, class_names, or the same as a .zip of lossless WebP strips. `show` prints the table as it stands
-in docs/training.md.
+in docs/results.md.
 """
 
 import argparse

@@ -66,10 +66,9 @@ def train_run(
     """Train and write the run folder; a training that was killed goes on where the same call finds it again.
 
     Args: source, imbalance_ratio and data_options, see `training.data.load`. workers, processes that decode images
-    which
-        stay in files. augmented_passes, how often the training images are looked at through their
-        augmentation afterwards, for MARC's published fit. first_stage, a complete run with the same first stage, for a
-        decoupled configuration. config and changes, see `training.config.config_for`.
+        which stay in files. augmented_passes, how often the training images are looked at through their augmentation
+        afterwards, for MARC's published fit. first_stage, a complete run with the same first stage, for a decoupled
+        configuration. config and changes, see `training.config.config_for`.
     Raises: InvalidData, EmptyClass, OutputExists, RunInUse, TrainingDiverged, IncompleteRun.
     """
     if (out / RUN_FILE).exists():

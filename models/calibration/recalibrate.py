@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from models.calibration.choose import METHODS, choose, fit_named, num_folds, out_of_fold, was_chosen
 from models.calibration.frequencies import Frequencies
+from models.calibration.marc_paper import METHOD as MARC_PAPER
 from models.calibration.metrics import evaluate
 from models.calibration.prior import Ledger, kl_divergence, total_variation
 from models.calibration.temperature import closed_form_without_data
@@ -54,7 +55,12 @@ def with_training_counts(
 def refit(
     calibration: Calibration, ledger: Ledger, calibration_set: LogitSet | None, row_norms: ArrayLike | None
 ) -> Calibration:
-    """The calibration that the same way of fitting gives under this ledger."""
+    """The calibration that the same way of fitting gives under this ledger.
+
+    MARC as published needs training logits, which a live model does not have: the held-out data choose then.
+    """
+    if calibration.method == MARC_PAPER and calibration_set is not None and calibration_set.labels.size > 1:
+        return choose(calibration_set, ledger, row_norms).calibration
     if not _fitted_on(calibration, calibration_set) or calibration_set is None:
         return closed_form_without_data(ledger)
     if was_chosen(calibration):
@@ -223,8 +229,19 @@ def _warnings(
     return found
 
 
+def _other_method(before: Calibration, after: Calibration) -> str:
+    why = "there are too few labelled examples to fit the former again."
+    if before.method == MARC_PAPER:
+        why = "MARC as published is fitted on training logits, which the service does not have."
+    elif was_chosen(after):
+        why = "the method is the held-out data's choice, under these counts too."
+    return f"the calibration was {before.method} and is now {after.method}: {why} Undo takes counts and method back."
+
+
 def _ledger_warnings(before: Deployment, after: Deployment) -> list[str]:
     found = []
+    if before.calibration.method != after.calibration.method:
+        found.append(_other_method(before.calibration, after.calibration))
     uniform = ClassPrior.uniform(after.prior.num_classes)
     if total_variation(after.ledger.training_prior, uniform) < RESTORES_BIAS_BELOW:
         found.append("the training counts are nearly uniform: there is hardly a bias to take out.")

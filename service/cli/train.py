@@ -1,5 +1,6 @@
 """The commands `train` and `recipes`."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -132,7 +133,8 @@ def train(
             seed=seed,
             **changes,
         )
-    say(f"Trained. Next: equipoise fit {out}")
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes, one speaks
+        say(f"Trained. Next: equipoise fit {out}")
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,11 +7,13 @@ import pytest
 from models.calibration.choose import choose, fit_named
 from models.calibration.errors import UnknownTrainingRule
 from models.calibration.frequencies import read_frequencies
+from models.calibration.marc_paper import PaperFit, fit_paper
 from models.calibration.prior import Ledger
 from models.calibration.recalibrate import Deployment, compare, with_target, with_training_counts
 from models.calibration.temperature import closed_form_without_data
 from models.calibration.types import ClassPrior
 
+SHORT = PaperFit(steps=100, warmup_steps=40)
 NAMES = [f"class-{index}" for index in range(10)]
 
 
@@ -106,6 +109,24 @@ class TestTrainingCounts:
         kept = with_training_counts(live(sample, "marc"), frequencies([5] * 10, "training"), sample.logit_set)
         assert kept.calibration.method == "marc"
         assert "chosen" not in kept.calibration.provenance
+
+    def test_let_the_data_choose_where_the_training_logits_of_the_published_fit_are_missing(self, simulate):
+        sample = simulate()
+        train = replace(sample.logit_set, split="train")
+        before = replace(live(sample), calibration=fit_paper(train, sample.ledger.class_counts, config=SHORT)[0])
+        after = with_training_counts(before, frequencies(list(range(20, 10, -1)), "training"), sample.logit_set)
+        assert after.calibration.method == choose(sample.logit_set, after.ledger).calibration.method
+        told = report(sample, before, after)["warnings"]
+        assert any("was marc-paper" in text and "training logits" in text for text in told)
+
+    def test_say_that_the_fit_is_another_one_where_nothing_is_left_to_fit_on(self, simulate):
+        sample = simulate()
+        before = live(sample, "marc")
+        after = with_training_counts(before, frequencies(list(range(20, 10, -1)), "training"), None)
+        told = compare(before, after, class_names=NAMES, calibration_set=None)["warnings"]
+        assert any("was marc and is now closed-form: there are too few" in text for text in told)
+        kept = with_training_counts(before, frequencies(list(range(20, 10, -1)), "training"), sample.logit_set)
+        assert not any("calibration was" in text for text in report(sample, before, kept)["warnings"])
 
     def test_work_without_a_calibration_set_and_say_that_nothing_was_measured(self, simulate):
         sample = simulate()
