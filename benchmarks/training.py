@@ -154,7 +154,9 @@ def unpacked(path: Path, folder: Path) -> Path:
                 arrays[f"x_{split}"] = np.concatenate(images).reshape(-1, 32, 32, 3)
                 arrays[f"y_{split}"] = np.load(io.BytesIO(archive.read(f"{split}/labels.npy"))).astype(np.int64)
         arrays["class_names"] = np.array(archive.read("class_names.txt").decode().split("\n"))
-    np.savez(target, **arrays)
+    partial = folder / f".{path.stem}.partial.npz"
+    np.savez(partial, **arrays)
+    partial.replace(target)
     return target
 
 

@@ -28,6 +28,7 @@ from training.data import load
 from training.feed import MemoryFeed
 from training.loop import new_classifier, train
 
+ROOT = Path(__file__).parent.parent
 ROUNDS = 3
 WARM_UP = 5  # steps before the clock starts
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -40,8 +41,16 @@ def measure_speed(data: Path) -> None:
     found: dict[str, list[dict[str, float]]] = {"plain": [], "ours": []}
     for _ in range(ROUNDS):
         for name in found:
-            command = [sys.executable, "-m", "benchmarks.training_speed", name, str(data), str(batch), str(steps)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.training_speed",
+                name,
+                str(data.resolve()),
+                str(batch),
+                str(steps),
+            ]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise SystemExit(done.stderr)
             found[name].append(json.loads(done.stdout.splitlines()[-1]))

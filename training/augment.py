@@ -56,9 +56,10 @@ class Augmentation:
     """Crop, flip, policy, Cutout, in this order (that of the MARC and BALMS code).
 
     Args: padding, random shift by up to so many pixels, black comes in. flip, mirror half of the images. policy,
-        colours and shapes; what a shape leaves empty becomes grey (128). cutout, side in pixels of one black square, its centre
-        anywhere on the image (DeVries and Taylor, 2017). jitter, for images in files only, which are cropped and scaled
-        at random and take flip and jitter but not the rest: brightness, contrast and saturation by up to 40 %.
+        colours and shapes; what a shape leaves empty becomes grey (128). cutout, side in pixels of one black
+        square, its centre anywhere on the image (DeVries and Taylor, 2017). jitter, for images in files only, which
+        are cropped and scaled at random and take flip and jitter but not the rest: brightness, contrast and
+        saturation by up to 40 %.
     """
 
     padding: int = 0

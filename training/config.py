@@ -24,15 +24,17 @@ class DecoupledConfig:
     """A second stage: the backbone is frozen in evaluation mode, a fresh linear head is trained with Balanced Softmax.
 
     Args: sampler, `instance`, every image alike, or `meta`, the Meta Sampler of Balanced Meta-Softmax (Ren et al.,
-        NeurIPS 2020). steps; batch_size, also of the class-balanced meta batch; learning_rate, largest, falling by a
-        cosine; meta_learning_rate, of Adam on the sampler; initial_power, psi starts at the logit of n^-power, scaled
-        to be symmetric around one half (0: every class alike).
+        NeurIPS 2020). steps; batch_size; learning_rate, largest, falling by a cosine; meta_batch_size, of the
+        class-balanced batches that move the sampler, as large as the others without it; meta_learning_rate, of Adam on
+        the sampler; initial_power, psi starts at the logit of n^-power, scaled to be symmetric around one half (0:
+        every class alike).
     """
 
     sampler: Literal["instance", "meta"] = "meta"
     steps: int = 2000
     batch_size: int = 512
     learning_rate: float = 0.1
+    meta_batch_size: int | None = None
     meta_learning_rate: float = 0.01
     initial_power: float = 0.0
 
@@ -43,6 +45,7 @@ class DecoupledConfig:
                 "sampler is instance or meta": self.sampler in ("instance", "meta"),
                 "steps is at least 1": self.steps >= 1,
                 "batch_size is at least 1": self.batch_size >= 1,
+                "meta_batch_size is at least 1": self.meta_batch_size is None or self.meta_batch_size >= 1,
                 "learning_rate is positive and finite": 0 < self.learning_rate < math.inf,
                 "meta_learning_rate is positive and finite": 0 < self.meta_learning_rate < math.inf,
                 "initial_power is at least 0 and finite": 0 <= self.initial_power < math.inf,
@@ -97,10 +100,23 @@ class TrainConfig:
                 "select is last or validation": self.select in ("last", "validation"),
                 "precision is float32 or bfloat16": self.precision in ("float32", "bfloat16"),
                 "seed is at least 0": self.seed >= 0,
-                "decoupled training needs cross-entropy without CIBL in its first stage": self.decoupled is None
-                or (self.loss == "cross-entropy" and self.cibl is None),
             },
         )
+        if self.decoupled is not None:
+            self._check_stages()
+
+    def _check_stages(self) -> None:
+        if self.loss != "cross-entropy" or self.cibl is not None:
+            raise InvalidConfig(
+                "the first stage of a decoupled training is cross-entropy without CIBL; got "
+                f"{self.loss}{' with CIBL' if self.cibl is not None else ''}. Leave that out, or the second stage."
+            )
+        if self.architecture.head != "linear" or self.architecture.rectify:
+            raise InvalidConfig(
+                "the second stage trains a plain linear head; got "
+                f"{self.architecture.head}{', rectified' if self.architecture.rectify else ''}. Choose head linear "
+                "without rectification, or a recipe of one stage."
+            )
 
     @property
     def views(self) -> int:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.calibration.errors import CalibrationError
 from models.calibration.types import IntArray
 from models.networks.classifier import Classifier
 from models.networks.heads import LinearHead
@@ -17,10 +16,6 @@ from training.losses.balanced_softmax import check_counts
 from training.sampling import ClassBalancedRows, LinearStep, MetaSampler, meta_gradient, softmax_residual
 
 SAMPLED_SEED, META_SEED = 71, 72  # apart from each other and from the first stage
-
-
-class NotDecoupled(CalibrationError):
-    """A second stage for a head that is not linear."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,12 +35,11 @@ def train_head(
     The backbone stays in evaluation mode (the official code lets its batch statistics drift). Training and meta images
     come from the same rows and the same augmentation; the meta loss moves the sampler only.
 
-    Raises: NotDecoupled for a cosine or rectified head, EmptyClass.
+    Raises: EmptyClass.
     """
     stage = config.decoupled
     assert stage is not None
-    if not isinstance(classifier.head, LinearHead):
-        raise NotDecoupled("the second stage trains a plain linear head; choose head linear without rectification.")
+    assert isinstance(classifier.head, LinearHead)  # InvalidConfig otherwise
     device = classifier.mean.device
     classifier.eval()
     targets, counts = torch.from_numpy(labels).to(device), torch.from_numpy(class_counts).to(device)
@@ -112,7 +106,8 @@ class _Draws:
             yield self.current
 
     def meta_rows(self, step: int) -> Tensor:
-        return self.balanced.take(step * self.stage.batch_size, self.stage.batch_size)
+        size = self.stage.meta_batch_size or self.stage.batch_size
+        return self.balanced.take(step * size, size)
 
     def _all_alike(self) -> Iterator[Tensor]:
         made, epoch = 0, 0

@@ -31,10 +31,9 @@ class MemoryFeed:
         self.augmentation = augmentation
 
     def epoch(self, rows: Iterable[Tensor], *, seed: int, first_step: int, views: int = 1) -> Iterator[Tensor]:
-        device = self.images.device
         for step, chosen in enumerate(rows, first_step):
-            images = self.images[chosen.to(device)]
-            draws = (generator_for(seed, step, view, device=device) for view in range(views))
+            images = self.images[chosen.to(self.images.device)]
+            draws = (generator_for(seed, step, view) for view in range(views))
             yield torch.stack([augment(images, self.augmentation, draw) for draw in draws])
 
 
@@ -58,17 +57,18 @@ def feed_for(
     return FileFeed(images, flip=augmentation.flip, jitter=augmentation.jitter, workers=workers)
 
 
-def generator_for(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A random generator that these numbers decide, and nothing that was drawn before."""
+def generator_for(*key: int) -> torch.Generator:
+    """A random generator on the CPU that these numbers decide, and nothing that was drawn before."""
     mixed = 0
     for number in key:
         mixed = (mixed * 6_364_136_223_846_793_005 + number + 1_442_695_040_888_963_407) % 2**63
-    return torch.Generator(device).manual_seed(mixed)
+    return torch.Generator().manual_seed(mixed)
 
 
-def batches(num_items: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:
-    """Every item once, shuffled. A last batch of one image, which has no batch statistics, joins the one before it."""
+def batches(num_items: int, batch_size: int, generator: torch.Generator, *, processes: int = 1) -> list[Tensor]:
+    """Every item once, shuffled. A last batch too small to give every process the two images that batch statistics
+    need joins the one before it."""
     pieces = list(torch.randperm(num_items, generator=generator).split(batch_size))
-    if len(pieces) > 1 and len(pieces[-1]) == 1:
+    if len(pieces) > 1 and len(pieces[-1]) < 2 * processes:
         pieces[-2:] = [torch.cat(pieces[-2:])]
     return pieces

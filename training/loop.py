@@ -18,7 +18,7 @@ from models.networks.classifier import Classifier, channel_statistics
 from models.networks.heads import ProjectionHead
 from training import checkpoint
 from training.collect import accuracy_by_class, some_images
-from training.config import TrainConfig
+from training.config import InvalidConfig, TrainConfig
 from training.data import DataSplits, ImageSet
 from training.feed import Feed, batches, generator_for
 from training.losses.balanced_softmax import LogitAdjustedLoss
@@ -100,9 +100,12 @@ def train(
     from its checkpoint `save_to`, which is written after every epoch. With several processes (torchrun) each sees its
     share of every batch, and batch statistics and CIBL's contrast are taken within the share.
 
-    Returns: the curves, one row an epoch. Raises: TrainingDiverged with the step, StaleCheckpoint.
+    Returns: the curves, one row an epoch.
+    Raises: TrainingDiverged with the step, StaleCheckpoint, InvalidConfig for what these data or so many processes do
+        not allow.
     """
     accelerator = new_accelerator()
+    check_possible(config, data, accelerator.num_processes)
     training = _new_training(config, data, classifier, accelerator.device)
     if save_to is not None and (state := checkpoint.load(save_to, identity=identity, device=accelerator.device)):
         training.restore(state)
@@ -121,6 +124,24 @@ def train(
     training.network.load_state_dict(training.result())
     classifier.eval()
     return training.curves
+
+
+def check_possible(config: TrainConfig, data: DataSplits, processes: int) -> None:
+    """Raises: InvalidConfig for what these data, or so many processes, do not allow."""
+    if config.select == "validation" and data.validation is None:
+        raise InvalidConfig(
+            "select validation needs validation images, and these data have none. Add x_validation and y_validation, a "
+            "folder validation/ or a validation list, or keep the last epoch."
+        )
+    if config.batch_size < 2 * processes:
+        raise InvalidConfig(
+            f"a batch holds at least two images a process; got {config.batch_size} for {processes} processes. Choose "
+            "a larger batch or fewer processes."
+        )
+    if processes > 1 and config.cibl is not None and config.cibl.queue:
+        raise InvalidConfig(
+            f"CIBL's queue is kept by one process; got {processes}. Train in one process, or without the queue."
+        )
 
 
 def new_classifier(config: TrainConfig, data: DataSplits) -> Classifier:
@@ -168,7 +189,8 @@ def _train_epoch(
 ) -> None:
     training.network.train()
     world, rank = accelerator.num_processes, accelerator.process_index
-    pieces = batches(len(labels), config.batch_size, generator_for(config.seed, training.epoch))
+    order = generator_for(config.seed, training.epoch)
+    pieces = batches(len(labels), config.batch_size, order, processes=world)
     per_epoch, first = len(pieces), training.epoch * len(pieces)
     mine = [piece.tensor_split(world)[rank] for piece in pieces]
     losses: list[Tensor] = []
@@ -256,7 +278,8 @@ def exact_arithmetic(config: TrainConfig) -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if config.architecture.backbone == SMALL else threads)
     try:
-        with torch.backends.cudnn.flags(deterministic=True, benchmark=False):
+        cudnn = torch.backends.cudnn
+        with cudnn.flags(enabled=cudnn.enabled, deterministic=True, benchmark=False):
             yield
     finally:
         torch.set_num_threads(threads)

@@ -83,8 +83,8 @@ def open_folder(out: Path, identity: str, config: dict[str, Any]) -> Iterator[bo
     if (out / RUN_FILE).exists():
         raise OutputExists(f"{out} holds a complete run and is not overwritten. Remove it, or choose another --out.")
     known = _read_config(out)
-    goes_on = (out / TRAINING_FILE).exists() and known is not None and known.get("identity") == identity
-    if not goes_on:
+    same = known is not None and known.get("identity") == identity
+    if not same:
         _refuse_foreign(out, known)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def open_folder(out: Path, identity: str, config: dict[str, Any]) -> Iterator[bo
         except OSError as error:
             raise RunInUse(f"another training writes to {out}. Wait for it, or choose another --out.") from error
         write_json(out / CONFIG_FILE, {"identity": identity, **config})
-        yield goes_on
+        yield same and (out / TRAINING_FILE).exists()
     (out / ".lock").unlink(missing_ok=True)
 
 

@@ -20,12 +20,12 @@ from models.networks.classifier import Classifier, folded
 from training import checkpoint
 from training.bundle import OutputExists, pack_logits, package_versions, write_bundle
 from training.collect import collect, collect_augmented, logits_and_strengths, pixels_of, some_images
-from training.config import TrainConfig, config_for
+from training.config import InvalidConfig, TrainConfig, config_for
 from training.data import DataSplits, load
 from training.decoupled import train_head
 from training.export import check_parity, to_onnx
 from training.feed import feed_for
-from training.loop import Progress, new_accelerator, new_classifier, train
+from training.loop import Progress, check_possible, new_accelerator, new_classifier, train
 from training.run_folder import (
     CALIBRATION_FILE,
     CHECKPOINT_FILE,
@@ -69,12 +69,18 @@ def train_run(
         which stay in files. augmented_passes, how often the training images are looked at through their augmentation
         afterwards, for MARC's published fit. first_stage, a complete run with the same first stage, for a decoupled
         configuration. config and changes, see `training.config.config_for`.
-    Raises: InvalidData, EmptyClass, OutputExists, RunInUse, TrainingDiverged, IncompleteRun.
+    Raises: InvalidData, InvalidConfig, EmptyClass, OutputExists, RunInUse, TrainingDiverged, IncompleteRun.
     """
     if (out / RUN_FILE).exists():
         raise OutputExists(f"{out} holds a complete run and is not overwritten. Remove it, or choose another --out.")
     data = load(source, imbalance_ratio, **(data_options or {}))
     config = config_for(*data.image_size, base=config, **changes)
+    check_possible(config, data, new_accelerator().num_processes)
+    if first_stage is not None and config.decoupled is None:
+        raise InvalidConfig(
+            f"{first_stage} can be the first stage of a training in two; this one has a single stage. Leave the first "
+            "stage out, or choose a recipe of two stages, such as cifar100_lt_r100_balms."
+        )
     identity = checkpoint.identity_of(config, data)
     classifier = new_classifier(config, data)
     if not new_accelerator().is_main_process:  # torchrun's others take their share of the batches and write nothing

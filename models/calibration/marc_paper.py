@@ -80,8 +80,8 @@ def fit_paper(
 
     Args: logit_set, split `train`: raw logits of the training images seen through their augmentation, in one or several
         passes. class_counts `(C,)`, the training images a class, which give the weights; several passes do not multiply
-        them. row_norms `(C,)`, ||W_j|| of the linear head without its bias; ones where the head is unknown. held_out,
-        rows that neither the network nor this fit saw.
+        them. row_norms `(C,)`, ||W_j|| of the linear head without its bias; ones where the head is unknown, and
+        where all are equal (cosine heads). held_out, rows that neither the network nor this fit saw.
     Returns: the calibration and a report; the objective is the weighted NLL (nats) of all rows at the end, without the
         decay. The implied prior is measured on the debiased logits of `held_out` where that has every class, else the
         formula n^(1-gamma), which a fit of fixed steps with decay meets only roughly; the provenance says which.
@@ -90,6 +90,9 @@ def fit_paper(
     """
     counts = checked_counts(class_counts)
     norms = checked_row_norms(row_norms, logit_set.num_classes)
+    told_apart = bool(np.ptp(norms) > 1e-9 * norms.max())
+    if not told_apart:  # a cosine head: its scale, 30 say, would make the steps of the offset 900 times as long
+        norms = np.ones(norms.size)
     _check_sets(logit_set, counts, held_out)
     weights = class_weights(counts, config.gamma)
     omega, beta = descend(logit_set.logits, logit_set.labels, weights, norms, config)
@@ -104,7 +107,7 @@ def fit_paper(
         provenance={
             **fitted_on(logit_set),
             "config": asdict(config),
-            "row_norms": "ones" if row_norms is None else "given",
+            "row_norms": "given" if told_apart else "ones",
             "implied_prior": source,
         },
     )

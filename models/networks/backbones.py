@@ -105,9 +105,11 @@ def build_backbone(name: str, *, weights: str | None = None) -> nn.Module:
     wanted = name.removeprefix(TIMM)
     if wanted not in timm.list_models():
         raise UnknownBackbone(f"there is no {name}: timm has no network {wanted!r}. Its names: timm.list_models().")
-    if weights in (None, "pretrained"):
-        return timm.create_model(wanted, pretrained=weights is not None, num_classes=0)
-    return timm.create_model(wanted, pretrained=True, num_classes=0, pretrained_cfg_overlay={"file": weights})
+    overlay = None if weights in (None, "pretrained") else {"file": weights}
+    backbone = timm.create_model(wanted, pretrained=weights is not None, num_classes=0, pretrained_cfg_overlay=overlay)
+    # of some families the last layer before the classifier is wider than what timm calls num_features
+    backbone.num_features = getattr(backbone, "head_hidden_size", backbone.num_features)
+    return backbone
 
 
 def backbone_for(height: int, width: int) -> str:

@@ -83,6 +83,9 @@ def normalize_batchnorm(module: nn.Module, where: Where = "last-stage", config: 
     for name in chosen:
         layer = layers[name]
         magnitude = shared if config.scope == "shared" else _magnitude(config, layer.num_features)
+        with torch.no_grad():
+            if not layer.weight.any():  # timm zeroes the last BatchNorm of a block; a zero vector has no direction
+                layer.weight.fill_(1.0)
         if config.bias_start == "random":
             nn.init.normal_(layer.bias, std=layer.num_features**-0.5)
         for vector in ("weight", "bias"):

@@ -1,6 +1,5 @@
 """The commands `train` and `recipes`."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -133,7 +132,7 @@ def train(
             seed=seed,
             **changes,
         )
-    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes, one speaks
+    if load_training("loop").new_accelerator().is_main_process:  # of torchrun's processes, one speaks
         say(f"Trained. Next: equipoise fit {out}")
 
 

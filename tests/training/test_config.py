@@ -36,6 +36,12 @@ def test_a_second_stage_follows_plain_cross_entropy_only(change):
         config_for(8, 8, decoupled=DecoupledConfig(), **change)
 
 
+@pytest.mark.parametrize("parts", [{"head": "cosine"}, {"rectify": True}])
+def test_a_second_stage_trains_a_plain_linear_head_only(parts):
+    with pytest.raises(InvalidConfig, match=r"plain linear head; got (cosine|linear, rectified)\."):
+        config_for(8, 8, decoupled=DecoupledConfig(), parts=parts)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -43,6 +49,7 @@ def test_a_second_stage_follows_plain_cross_entropy_only(change):
         {"steps": 0},
         {"batch_size": 0},
         {"learning_rate": 0.0},
+        {"meta_batch_size": 0},
         {"meta_learning_rate": -1.0},
         {"initial_power": -0.5},
     ],

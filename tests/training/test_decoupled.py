@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.networks.classifier import Architecture
 from models.networks.heads import LinearHead
 from training.augment import Augmentation
 from training.config import DecoupledConfig, config_for
 from training.data import load
-from training.decoupled import NotDecoupled, train_head
+from training.decoupled import train_head
 from training.feed import MemoryFeed
 from training.loop import new_classifier, seeded
 
@@ -116,8 +115,16 @@ def test_the_real_step_is_that_of_torch_with_balanced_softmax(digits):
     torch.testing.assert_close(classifier.head.bias, head.bias, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("architecture", [{"head": "cosine"}, {"rectify": True}])
-def test_a_head_that_is_not_linear_is_refused(digits, architecture):
-    config = replace(META, architecture=Architecture(backbone="small", **architecture))
-    with pytest.raises(NotDecoupled, match="plain linear head"):
-        second_stage(config, digits)
+def test_the_sampler_may_have_batches_of_its_own_size(digits):
+    sizes = []
+
+    class Watched(MemoryFeed):
+        def epoch(self, rows, **options):
+            for images in super().epoch(rows, **options):
+                sizes.append(images.shape[1])
+                yield images
+
+    config = replace(META, decoupled=replace(META.decoupled, steps=2, meta_batch_size=70))
+    feed = Watched(digits.train, config.augmentation, CPU)
+    train_head(config, new_classifier(config, digits), feed, digits.train.labels, digits.class_counts)
+    assert sizes == [40, 70, 40, 70]

@@ -20,6 +20,17 @@ def test_without_augmentation_the_images_come_as_they_are():
     np.testing.assert_array_equal(seen.numpy(), IMAGES)
 
 
+@pytest.mark.parametrize(
+    "augmentation",
+    [{"padding": 2}, {"flip": True}, {"cutout": 4}, {"policy": "autoaugment"}, {"policy": "randaugment"}],
+)
+def test_images_on_another_device_are_augmented_there_by_the_same_draws(augmentation):
+    # torch's meta device refuses, as a GPU does, to mix its tensors with the CPU's, and needs no hardware
+    elsewhere = MemoryFeed(SET, Augmentation(**augmentation), torch.device("meta"))
+    views = next(elsewhere.epoch(ROWS, seed=0, first_step=0, views=2))
+    assert (views.device.type, views.shape) == ("meta", (2, 5, 8, 8, 3))
+
+
 def test_two_views_differ_and_so_do_steps_and_seeds():
     one = next(feed(padding=2).epoch(ROWS, seed=0, first_step=0, views=2))
     assert one.shape == (2, 5, 8, 8, 3)
@@ -60,3 +71,9 @@ def test_every_image_is_seen_once_an_epoch_and_none_is_a_batch_alone(items, size
     pieces = batches(items, 4, torch.Generator().manual_seed(0))
     assert [len(piece) for piece in pieces] == sizes
     assert sorted(torch.cat(pieces).tolist()) == list(range(items))
+
+
+def test_every_process_gets_two_images_of_every_batch():
+    shuffled = torch.Generator().manual_seed(0)
+    assert [len(piece) for piece in batches(47, 20, shuffled, processes=4)] == [20, 27]
+    assert [len(piece) for piece in batches(48, 20, shuffled, processes=4)] == [20, 20, 8]

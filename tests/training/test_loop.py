@@ -12,10 +12,10 @@ import torch
 from models.networks.classifier import Architecture
 from training import checkpoint
 from training.collect import accuracy_by_class
-from training.config import TrainConfig, config_for
-from training.data import load
+from training.config import InvalidConfig, TrainConfig, config_for
+from training.data import ImageSet, load
 from training.feed import MemoryFeed
-from training.loop import TrainingDiverged, new_classifier, rate
+from training.loop import TrainingDiverged, check_possible, exact_arithmetic, new_classifier, rate
 from training.loop import train as train_classifier
 from training.losses.cibl import CiblConfig
 from training.run_folder import read_run
@@ -114,15 +114,41 @@ def test_the_average_is_that_of_the_weights_after_each_step(digits):
 
 
 def test_validation_images_choose_the_epoch_only_when_asked(digits):
-    watched = replace(digits, validation=digits.calibration, items={})
+    # labels that the network is not taught: which epoch has most of them right is chance, and is not the last
+    images = digits.calibration.images
+    shifted = ImageSet(images=images, labels=(digits.calibration.labels + 1) % 10)
+    watched = replace(digits, validation=shifted, items={})
     config = replace(SHORT, epochs=6, learning_rate=0.2)
     last = train(config, watched)
     np.testing.assert_array_equal(weights(last), weights(train(config, digits)))
     chosen = new_classifier(config, watched)
     selecting = replace(config, select="validation")
     curves = train_classifier(selecting, watched, MemoryFeed(digits.train, config.augmentation, CPU), chosen)
-    best = max(row["validation_accuracy"] for row in curves)
-    assert accuracy_by_class(chosen, digits.calibration).mean() == pytest.approx(best)
+    accuracies = [row["validation_accuracy"] for row in curves]
+    assert max(accuracies) > accuracies[-1] + 0.01
+    assert accuracy_by_class(chosen, shifted).mean() == pytest.approx(max(accuracies))
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes", "rule"),
+    [
+        ({"select": "validation"}, 1, "needs validation images"),
+        ({"batch_size": 4}, 3, "two images a process"),
+        ({"cibl": CiblConfig(queue=16)}, 2, "queue is kept by one process"),
+    ],
+)
+def test_what_the_data_or_the_processes_do_not_allow_is_refused(digits, changes, processes, rule):
+    check_possible(SHORT, digits, processes)
+    with pytest.raises(InvalidConfig, match=rule):
+        check_possible(replace(SHORT, **changes), digits, processes)
+
+
+def test_kernels_are_deterministic_and_still_those_of_cudnn():
+    before = torch.backends.cudnn.enabled, torch.backends.cudnn.deterministic
+    with exact_arithmetic(SHORT):
+        assert torch.backends.cudnn.deterministic
+        assert torch.backends.cudnn.enabled == before[0]
+    assert (torch.backends.cudnn.enabled, torch.backends.cudnn.deterministic) == before
 
 
 def test_bfloat16_trains_float32_weights(digits):

@@ -14,7 +14,7 @@ from models.networks.classifier import Architecture
 from training import runs
 from training.augment import Augmentation, InvalidAugmentation
 from training.bundle import OutputExists
-from training.config import DecoupledConfig
+from training.config import DecoupledConfig, InvalidConfig
 from training.export import ParityError
 from training.loop import TrainingDiverged
 from training.losses.cibl import CiblConfig
@@ -268,6 +268,31 @@ def test_another_first_stage_is_refused(tmp_path):
     first = runs.train_run("digits", out=tmp_path / "first", epochs=1)
     with pytest.raises(IncompleteRun, match="another first stage"):
         runs.train_run("digits", out=tmp_path / "run", epochs=2, decoupled=META, first_stage=first)
+
+
+def test_a_first_stage_needs_a_training_in_two_stages(tmp_path):
+    first = runs.train_run("digits", out=tmp_path / "first", epochs=1)
+    with pytest.raises(InvalidConfig, match="single stage"):
+        runs.train_run("digits", out=tmp_path / "run", epochs=1, first_stage=first)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_second_stage_that_was_killed_is_made_again_by_the_same_call(tmp_path, monkeypatch):
+    first = runs.train_run("digits", out=tmp_path / "first", epochs=1)
+    options = {"epochs": 1, "decoupled": META, "first_stage": first}
+    whole = runs.read_run(runs.train_run("digits", out=tmp_path / "whole", **options))
+
+    def dies(*_):
+        raise Killed
+
+    finish = runs._finish
+    monkeypatch.setattr(runs, "_finish", dies)
+    with pytest.raises(Killed):
+        runs.train_run("digits", out=tmp_path / "run", **options)
+    monkeypatch.setattr(runs, "_finish", finish)
+    assert (tmp_path / "run" / "second_stage.json").exists()
+    again = runs.read_run(runs.train_run("digits", out=tmp_path / "run", **options))
+    np.testing.assert_array_equal(again.test_set.logits, whole.test_set.logits)
 
 
 def test_marc_as_published_is_fitted_on_the_training_images_through_their_augmentation(tmp_path):

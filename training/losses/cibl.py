@@ -23,8 +23,8 @@ from models.calibration.errors import CalibrationError, ShapeMismatch
 class CiblConfig:
     """The trade-off and the contrast; the defaults come from neighbours (PaCo), not from CIBL.
 
-    Args: alpha, at least 0 (0 is the classification loss alone). temperature of the similarities. projection, outputs of
-        the projection head. queue, how many projected features of earlier steps are compared with as well.
+    Args: alpha, at least 0 (0 is the classification loss alone). temperature of the similarities. projection,
+        outputs of the projection head. queue, how many projected features of earlier steps are compared with as well.
         normalized, whether the two weights sum to 1; if not, w_classify is 1 and w_contrast is alpha m_i.
     """
 

@@ -131,6 +131,13 @@ class TestTheFit:
         assert np.corrcoef(after, np.log(counts))[0, 1] < 0.5
         assert after.std() < 0.5 * before.std()
 
+    def test_equal_row_norms_as_of_a_cosine_head_say_nothing(self, long_tail):
+        data = long_tail()
+        scaled, _ = fit_paper(data.train, data.counts, np.full(10, 30.0), config=SHORT)
+        unknown, _ = fit_paper(data.train, data.counts, config=SHORT)
+        np.testing.assert_array_equal(scaled.offset, unknown.offset)
+        assert scaled.provenance["row_norms"] == "ones"
+
     def test_holds_the_papers_letters(self, long_tail):
         data = long_tail()
         norms = np.linspace(0.5, 3.0, 10)

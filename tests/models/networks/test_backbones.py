@@ -1,7 +1,8 @@
+import pytest
 import torch
 from torch import nn
 
-from models.networks.backbones import BasicBlock, ResNet32, SmallNet, backbone_for
+from models.networks.backbones import BasicBlock, ResNet32, SmallNet, backbone_for, build_backbone
 
 
 def test_resnet32_is_the_published_network():
@@ -31,3 +32,10 @@ def test_the_small_network_takes_images_of_eight_pixels():
 def test_the_image_size_decides_the_backbone():
     assert [backbone_for(size, size) for size in (8, 15, 16, 32)] == ["small", "small", "resnet32", "resnet32"]
     assert backbone_for(32, 8) == "small"
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_100", "resnet18", "vit_tiny_patch16_224"])
+def test_any_network_of_timm_says_how_many_features_it_gives(name):
+    network = build_backbone(f"timm/{name}").eval()
+    with torch.no_grad():
+        assert network(torch.zeros(1, 3, 224, 224)).shape == (1, network.num_features)

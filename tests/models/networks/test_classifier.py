@@ -35,3 +35,5 @@ def test_channel_statistics_by_hand():
     torch.testing.assert_close(mean, torch.tensor([0.5, 0.1, 0.0], dtype=torch.float64))
     # a channel that never changes cannot be scaled to 1, and must not divide by 0
     torch.testing.assert_close(std, torch.tensor([0.5**0.5, 0.2 * 0.5**0.5, 1.0], dtype=torch.float64))
+    for level in range(256):
+        assert channel_statistics(torch.full((3, 7, 5, 3), level, dtype=torch.uint8))[1].tolist() == [1.0, 1.0, 1.0]

@@ -46,6 +46,16 @@ def test_a_basic_block_network_of_timm_takes_bn2():
     ]
 
 
+def test_a_block_that_starts_silent_gets_a_direction():
+    # timm starts the last weight of a block at 0, which has none
+    network = build_backbone("timm/resnet18")
+    names = normalize_batchnorm(network, config=NbnConfig(scope="layer"))
+    for name in names:
+        weight = dict(network.named_modules())[name].weight
+        assert float(weight.detach().norm()) == pytest.approx(1.0, rel=1e-4)
+        assert weight.detach().std() < 1e-6
+
+
 def test_a_plain_network_takes_its_last_norm():
     assert normalize_batchnorm(SmallNet()) == ["layers.7"]
 
