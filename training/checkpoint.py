@@ -22,7 +22,7 @@ def identity_of(config: TrainConfig, data: DataSplits) -> str:
     """What makes two trainings the same: a hash of configuration and data. The second stage is not part of it, so that
     it can be added to a first stage that is done."""
     deciding = asdict(config) | {"decoupled": None}
-    return hashlib.sha256(json.dumps([deciding, data.digest], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([deciding, data.digest, data.class_names], sort_keys=True).encode()).hexdigest()
 
 
 def save(path: Path, state: dict[str, Any], *, identity: str) -> None:

@@ -99,7 +99,7 @@ class TrainConfig:
                 "ema is a decay in (0, 1), or none": self.ema is None or 0 < self.ema < 1,
                 "select is last or validation": self.select in ("last", "validation"),
                 "precision is float32 or bfloat16": self.precision in ("float32", "bfloat16"),
-                "seed is at least 0": self.seed >= 0,
+                "seed lies in [0, 2^32)": 0 <= self.seed < 2**32,
             },
         )
         if self.decoupled is not None:
@@ -130,12 +130,14 @@ def config_for(
     base: TrainConfig | None = None,
     parts: Mapping[str, Any] | None = None,
     cibl_alpha: float | None = None,
+    in_files: bool | None = None,
     **changes: Any,
 ) -> TrainConfig:
     """A configuration with `changes` by name: of `base`, or of the defaults for an image size (small images get a small
     network).
 
-    Args: parts, fields of Architecture that differ. cibl_alpha, train with CIBL at this trade-off.
+    Args: parts, fields of Architecture that differ. cibl_alpha, train with CIBL at this trade-off. in_files, whether
+        the images stay in files, which decides their augmentation; by the image size without it.
     """
     if cibl_alpha is not None:
         changes["cibl"] = replace(base.cibl if base and base.cibl else CiblConfig(), alpha=cibl_alpha)
@@ -146,13 +148,10 @@ def config_for(
     )
     small = {"epochs": 40, "batch_size": 32, "learning_rate": 0.05, "augmentation": Augmentation(padding=1)}
     large = {"epochs": 60, "batch_size": 128, "learning_rate": 0.1, "augmentation": Augmentation(padding=4, flip=True)}
-    huge = {
-        "epochs": 90,
-        "batch_size": 128,
-        "learning_rate": 0.05,
-        "augmentation": Augmentation(flip=True, jitter=True),
-    }
+    huge = {"epochs": 90, "batch_size": 128, "learning_rate": 0.05, "augmentation": large["augmentation"]}
     defaults = small if architecture.backbone == SMALL else large if min(height, width) <= LARGE_ABOVE else huge
+    if in_files or (in_files is None and min(height, width) > LARGE_ABOVE):
+        defaults = defaults | {"augmentation": Augmentation(flip=True, jitter=True)}
     return TrainConfig(**{"loss": "cross-entropy", **defaults, **changes, "architecture": architecture})
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from training.augment import Augmentation, InvalidAugmentation, augment
 from training.data import ImageFiles, ImageSet
 from training.data.feed import FileFeed
+from training.data.files import MAX_SIDE
 
 
 class Feed(Protocol):
@@ -45,16 +46,26 @@ def feed_for(
     Args: workers, processes that decode image files; none of them may run ahead of a sampler that learns.
     Raises: InvalidAugmentation for one that the images cannot take.
     """
+    check_augmentation(images, augmentation)
     if isinstance(images, ImageSet):
-        if augmentation.jitter:
-            raise InvalidAugmentation("jitter is for images in files; those in memory take a policy instead.")
         return MemoryFeed(images, augmentation, device)
-    if augmentation.padding or augmentation.policy != "none" or augmentation.cutout:
-        raise InvalidAugmentation(
-            "images in files are cropped and scaled at random and take flip and jitter only; padding, policy and "
-            "cutout are for images in memory (of at most 64 pixels a side)."
-        )
     return FileFeed(images, flip=augmentation.flip, jitter=augmentation.jitter, workers=workers)
+
+
+def check_augmentation(images: ImageSet | ImageFiles, augmentation: Augmentation) -> None:
+    """Raises: InvalidAugmentation for one that the images cannot take."""
+    if isinstance(images, ImageSet) and augmentation.jitter:
+        raise InvalidAugmentation(
+            "jitter is for images that stay in files; those in memory take a policy instead. A recipe with jitter "
+            f"needs an image size above {MAX_SIDE}."
+        )
+    if isinstance(images, ImageFiles) and (
+        augmentation.padding or augmentation.policy != "none" or augmentation.cutout
+    ):
+        raise InvalidAugmentation(
+            "images that stay in files are cropped and scaled at random and take flip and jitter only; padding, policy "
+            f"and cutout are for images in memory. A recipe with them needs an image size of at most {MAX_SIDE}."
+        )
 
 
 def generator_for(*key: int) -> torch.Generator:

@@ -20,7 +20,7 @@ from training import checkpoint
 from training.collect import accuracy_by_class, some_images
 from training.config import InvalidConfig, TrainConfig
 from training.data import DataSplits, ImageSet
-from training.feed import Feed, batches, generator_for
+from training.feed import Feed, batches, check_augmentation, generator_for
 from training.losses.balanced_softmax import LogitAdjustedLoss
 from training.losses.cibl import CiblLoss
 
@@ -127,7 +127,8 @@ def train(
 
 
 def check_possible(config: TrainConfig, data: DataSplits, processes: int) -> None:
-    """Raises: InvalidConfig for what these data, or so many processes, do not allow."""
+    """Raises: InvalidConfig and InvalidAugmentation for what these data, or so many processes, do not allow."""
+    check_augmentation(data.train, config.augmentation)
     if config.select == "validation" and data.validation is None:
         raise InvalidConfig(
             "select validation needs validation images, and these data have none. Add x_validation and y_validation, a "

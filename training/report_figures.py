@@ -47,6 +47,7 @@ class _Decided:
 
     name: str
     class_names: tuple[str, ...]
+    test_sha256: str | None  # None of runs from before it was written down
     labels: IntArray
     correct: dict[str, BoolArray]
 
@@ -72,7 +73,9 @@ def report_runs(folders: Sequence[Path]) -> dict[str, Any]:
         documents.append(document)
         keys.append(_all_but_alpha(run))
         names = tuple(run.description["class_names"])
-        decided.append(_Decided(name=name, class_names=names, labels=run.test_set.labels, correct=correct))
+        digest = run.description["provenance"].get("test_sha256")
+        labels = run.test_set.labels
+        decided.append(_Decided(name=name, class_names=names, test_sha256=digest, labels=labels, correct=correct))
     return {"runs": documents, "comparisons": _comparisons(decided), "alpha_curves": _alpha_curves(documents, keys)}
 
 
@@ -266,7 +269,8 @@ def _comparisons(decided: Sequence[_Decided]) -> list[dict[str, Any]]:
     """Each run's raw row minus the first run's, and calibrated minus calibrated where both are fitted."""
     first, found = decided[0], []
     for run in decided[1:]:
-        if run.class_names != first.class_names or not np.array_equal(run.labels, first.labels):
+        same = (run.class_names, run.test_sha256) == (first.class_names, first.test_sha256)
+        if not same or not np.array_equal(run.labels, first.labels):
             found.append({"run": run.name, "to": first.name, "left_out": OTHER_TEST_SET})
             continue
         for row, base in zip(list(run.correct)[:2], list(first.correct)[:2], strict=False):

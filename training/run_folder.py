@@ -125,7 +125,7 @@ def _read_config(out: Path) -> dict[str, Any] | None:
 def write_json(path: Path, document: Any) -> None:
     """As a whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(document, indent=1, ensure_ascii=False))
+    partial.write_text(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
     partial.replace(path)
 
 

@@ -21,7 +21,7 @@ from training import checkpoint
 from training.bundle import OutputExists, pack_logits, package_versions, write_bundle
 from training.collect import collect, collect_augmented, logits_and_strengths, pixels_of, some_images
 from training.config import InvalidConfig, TrainConfig, config_for
-from training.data import DataSplits, load
+from training.data import DataSplits, ImageFiles, load
 from training.decoupled import train_head
 from training.export import check_parity, to_onnx
 from training.feed import feed_for
@@ -74,8 +74,11 @@ def train_run(
     if (out / RUN_FILE).exists():
         raise OutputExists(f"{out} holds a complete run and is not overwritten. Remove it, or choose another --out.")
     data = load(source, imbalance_ratio, **(data_options or {}))
-    config = config_for(*data.image_size, base=config, **changes)
+    in_files = isinstance(data.train, ImageFiles)
+    config = config_for(*data.image_size, base=config, in_files=in_files, **changes)
     check_possible(config, data, new_accelerator().num_processes)
+    if augmented_passes < 0:
+        raise InvalidConfig(f"augmented_passes is a number of passes, at least 0; got {augmented_passes}.")
     if first_stage is not None and config.decoupled is None:
         raise InvalidConfig(
             f"{first_stage} can be the first stage of a training in two; this one has a single stage. Leave the first "
@@ -89,6 +92,8 @@ def train_run(
     asked = {"data": data.name, "training": asdict(config), "code": code_revision()}
     with open_folder(out, identity, asked) as goes_on:
         log(out, "going on from the last finished epoch" if goes_on else f"training on {data.name}")
+        if data.skipped:
+            log(out, f"left out, being no images: {', '.join(data.skipped)}")
         curves = _first_stage(config, data, classifier, first_stage, out, identity, workers, progress)
         # no workers: the sampler of a second stage must not be asked ahead
         feed = feed_for(data.train, config.augmentation, classifier.mean.device)
@@ -190,6 +195,7 @@ def _finish(
         "provenance": {
             "data": data.name,
             "data_sha256": data.digest,
+            "test_sha256": data.test_digest,
             "skipped": list(data.skipped),
             "splits": data.items,
             "imbalance_ratio": data.imbalance_ratio,

@@ -1,5 +1,8 @@
 """What the commands show: messages, progress, tables of figures."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +15,14 @@ console = Console(highlight=False)
 def say(message: str) -> None:
     """A message as it is: no line broken inside a path that somebody will copy, no [brackets] taken for markup."""
     console.print(message, soft_wrap=True, markup=False)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Warnings as messages, without the line of code that they come from."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+        yield
 
 
 class EpochsBar:

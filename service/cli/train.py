@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from service.cli.terminal import EpochsBar, say
+from service.cli.terminal import EpochsBar, plain_warnings, say
 from service.cli.training import load_training
 
 _DATA, _NETWORK, _BUDGET = "Data", "Network and loss", "Budget"
@@ -116,7 +116,7 @@ def train(
         validation_list=validation_list,
         class_names=class_names,
     )
-    with EpochsBar(f"training {recipe or 'with ' + (loss or 'cross-entropy')}") as progress:
+    with EpochsBar(f"training {recipe or 'with ' + (loss or 'cross-entropy')}") as progress, plain_warnings():
         runs.train_run(
             data or "digits",
             out=out,

@@ -22,6 +22,7 @@ from training.losses.cibl import CiblConfig
         {"select": "test"},
         {"precision": "float16"},
         {"seed": -1},
+        {"seed": 2**64},
     ],
 )
 def test_a_configuration_that_cannot_be_run_is_refused_with_the_field_and_the_value(change):

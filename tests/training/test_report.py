@@ -202,6 +202,15 @@ def test_runs_are_compared_to_the_first_on_the_same_images_raw_to_raw_and_calibr
     assert (comparisons[1]["low"], comparisons[1]["high"]) == (expected.low, expected.high)
 
 
+def test_as_many_other_test_images_are_other_test_images(fitted, run_copy):
+    other = run_copy()
+    description = json.loads((other / "run.json").read_text())
+    description["provenance"]["test_sha256"] = "0" * 64
+    (other / "run.json").write_text(json.dumps(description))
+    (comparison,) = report_runs([fitted, other])["comparisons"]
+    assert "other test images" in comparison["left_out"]
+
+
 def test_a_run_with_other_test_images_is_shown_and_not_compared(fitted, run_copy):
     other = run_copy()
     (other / "feature_lengths_test.npy").unlink()

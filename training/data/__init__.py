@@ -1,5 +1,6 @@
 """Labelled images for training, in splits that share no image: arrays, a folder, list files, or a known data set."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from training.data.arrays import load_digits, load_npz
 from training.data.cifar import TITLES, load_cifar
 from training.data.draws import long_tail_counts
-from training.data.errors import InvalidData, SameImages
+from training.data.errors import InvalidData, LeftOut, SameImages
 from training.data.files import Corrupt
 from training.data.folders import load_folder
 from training.data.lists import load_lists
@@ -21,6 +22,7 @@ __all__ = [
     "ImageSet",
     "Images",
     "InvalidData",
+    "LeftOut",
     "SameImages",
     "load",
     "long_tail_counts",
@@ -123,6 +125,11 @@ def _kind(source: str, test_list: object) -> str:
         return "an official long-tailed data set"
     if Path(source).is_dir():
         return "an image folder"
+    if not Path(source).exists() and not source.endswith((".npz", LIST_SUFFIX)):
+        raise InvalidData(
+            f"there is no data set, file or folder named {source}. Known by name: "
+            f"{', '.join(['digits', *TITLES, *OFFICIAL])}."
+        )
     return "a list of images" if test_list is not None or source.endswith(LIST_SUFFIX) else "an .npz"
 
 
@@ -134,21 +141,21 @@ def _check(kind: str, given: dict[str, Any]) -> None:
             "Leave it out."
         )
     ratio, spare = given.get("imbalance_ratio", 1), given.get("calibration_per_class", 1)
-    if not ratio >= 1:
-        raise InvalidData(f"an imbalance ratio is largest over smallest class, at least 1; got {ratio}.")
+    if not 1 <= ratio < math.inf:
+        raise InvalidData(f"an imbalance ratio is largest over smallest class, at least 1 and finite; got {ratio}.")
     if spare < 1:
         raise InvalidData(f"calibration_per_class is a number of images, at least 1; got {spare}.")
     if given.get("corrupt", "stop") not in ("stop", "skip"):
         raise InvalidData(f"corrupt is 'stop' or 'skip'; got {given['corrupt']!r}.")
     if kind == "a list of images" and "test_list" not in given:
-        raise InvalidData("a list of training images needs a list of test images beside it: give test_list.")
+        raise InvalidData("a list of training images needs a list of test images beside it (--test-list).")
 
 
 def _size(image_size: int | tuple[int, int] | None, kind: str) -> tuple[int, int]:
     if image_size is None:
         raise InvalidData(
-            f"{kind} needs image_size, the side in pixels that every image is scaled to and the network takes: 32 or "
-            "64 for small images, 224 for photographs."
+            f"{kind} needs an image size (--image-size), the side in pixels that images are scaled to and the network "
+            "takes: 32 or 64 for small images, 224 for photographs."
         )
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if len(size) != 2 or min(size) < 1:
@@ -158,5 +165,5 @@ def _size(image_size: int | tuple[int, int] | None, kind: str) -> tuple[int, int
 
 def _required_root(root: Path | None, source: str) -> Path:
     if root is None:
-        raise InvalidData(f"{source} needs root, the folder where its files lie.")
+        raise InvalidData(f"{source} needs the folder where its files lie (--root).")
     return root

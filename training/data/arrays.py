@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data.copies import warn_of_same_images
 from training.data.draws import assemble, long_tail, take
-from training.data.errors import InvalidData
+from training.data.errors import InvalidData, first_few
 from training.data.items import describe
 from training.data.splits import DataSplits, ImageSet
 
 DIGITS_RATIO = 50.0
 DIGITS_TEST, DIGITS_CALIBRATION = 40, 20  # images per class
+MAX_CLASSES = 1_000_000
 ARRAY_NAMES = {"train": "train", "test": "test", "calibration": "holdout", "validation": "validation"}  # in an .npz
 
 
@@ -58,8 +60,8 @@ def load_npz(path: Path, ratio: float | None) -> DataSplits:
     if len(sizes) > 1:
         raise InvalidData(f"all images of {path} must have one size; got {sorted(sizes)}.")
     class_names = _class_names(arrays, parts, path)
-    if "validation" in parts and not len(parts["validation"]):
-        del parts["validation"]  # no images to choose by
+    contents = {split: part.contents for split, part in parts.items()}
+    warn_of_same_images(contents, {split: [f"image {row}" for row in range(len(parts[split]))] for split in parts})
     return assemble(
         name=path.stem,
         class_names=class_names,
@@ -74,7 +76,13 @@ def load_npz(path: Path, ratio: float | None) -> DataSplits:
 def _class_names(arrays: dict[str, NDArray[np.generic]], parts: dict[str, ImageSet], path: Path) -> tuple[str, ...]:
     num_classes = 1 + max(int(part.labels.max(initial=0)) for part in parts.values())
     names = arrays.get("class_names")
-    class_names = tuple(map(str, range(num_classes) if names is None else names.tolist()))
+    if names is not None and (names.ndim != 1 or names.dtype.kind not in "US"):
+        raise InvalidData(f"class_names of {path} must be a list of texts; got {names.dtype} {names.shape}.")
+    if names is not None and names.dtype.kind == "S":
+        names = np.char.decode(names, "utf-8")
+    class_names = tuple(map(str, range(num_classes) if names is None else names))
+    if len(class_names) < 2 or len(set(class_names)) < len(class_names):
+        raise InvalidData(f"a classifier needs at least two different classes; {path} has {first_few(class_names)}.")
     if len(class_names) < num_classes:
         raise InvalidData(f"class_names of {path} has {len(class_names)} names, the labels go up to {num_classes - 1}.")
     return class_names
@@ -87,7 +95,7 @@ def _read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:  # TypeError: one array, an .npy
         raise InvalidData(
             f"the data are `digits` or an .npz of plain arrays, a folder of images, a list of image files (.txt), or a "
-            f"known data set by name (see training.data.load); {path} cannot be read as an .npz: {error}."
+            f"known data set by name (equipoise train --help); {path} cannot be read as an .npz: {error}."
         ) from error
 
 
@@ -102,6 +110,9 @@ def _image_set(arrays: dict[str, NDArray[np.generic]], split: str, path: Path) -
             f"y_{split} of {path} must be {images.shape[0]} whole numbers, one an image; got {labels.dtype} "
             f"{labels.shape}."
         )
-    if labels.size and int(labels.min()) < 0:
-        raise InvalidData(f"labels are class indices from 0; y_{split} of {path} holds {labels.min()}.")
+    if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < MAX_CLASSES:
+        raise InvalidData(
+            f"labels are class indices from 0, below {MAX_CLASSES:,}; y_{split} of {path} goes from {labels.min()} to "
+            f"{labels.max()}."
+        )
     return ImageSet(images=np.asarray(images), labels=labels.astype(np.int64))

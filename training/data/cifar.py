@@ -114,7 +114,7 @@ def _read(name: str, root: Path, *, train: bool, download: bool) -> tuple[ImageS
     except (RuntimeError, OSError) as error:
         raise InvalidData(
             f"{TITLES[name]} is read from its official files in {root / kind.base_folder}, which are not there or not "
-            f"complete ({error}). Say download=True, or unpack {kind.filename} into {root}."
+            f"complete ({error}). Fetch them (--download), or unpack {kind.filename} into {root}."
         ) from error
     images = ImageSet(images=np.ascontiguousarray(data.data), labels=np.array(data.targets, dtype=np.int64))
     return images, tuple(data.classes)

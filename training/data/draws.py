@@ -1,8 +1,11 @@
 """How images are chosen: long tails and held-out sets. All of it is decided by the labels and a fixed seed."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.calibration.types import IntArray
+from training.data.copies import copied
+from training.data.errors import InvalidData
 from training.data.items import describe
 from training.data.splits import DataSplits, Images
 
@@ -19,11 +22,23 @@ def long_tail_counts(num_classes: int, largest: int, ratio: float) -> IntArray:
 
 
 def long_tail(labels: IntArray, num_classes: int, ratio: float) -> IntArray:
-    """Rows of the first images of each class, by the largest profile of this ratio that every class can fill."""
+    """Rows of the first images of each class, by the largest profile of this ratio that every class can fill; the
+    classes with more images come first in it, classes of one size in their order.
+
+    Raises: InvalidData for a ratio that leaves a class empty.
+    """
     available = np.bincount(labels, minlength=num_classes)
-    largest = int(np.min(available * ratio ** (np.arange(num_classes) / max(num_classes - 1, 1))))
-    profile = np.minimum(long_tail_counts(num_classes, largest, ratio), available)
-    return np.concatenate([np.flatnonzero(labels == label)[:count] for label, count in enumerate(profile)])
+    ranked = np.argsort(-available, kind="stable")
+    steps = np.arange(num_classes) / max(num_classes - 1, 1)
+    largest = int(np.min(available[ranked] * ratio**steps) + 1e-9)
+    if largest < ratio:
+        raise InvalidData(
+            f"a long tail leaves every class an image; cut to the imbalance ratio {ratio:g}, the largest class of "
+            f"these data would have {largest} images. Choose a smaller ratio, or none."
+        )
+    counts = np.empty(num_classes, dtype=np.int64)
+    counts[ranked] = np.minimum(long_tail_counts(num_classes, largest, ratio), available[ranked])
+    return np.concatenate([np.flatnonzero(labels == label)[:count] for label, count in enumerate(counts)])
 
 
 def take(labels: IntArray, per_class: tuple[int, ...]) -> list[IntArray]:
@@ -37,14 +52,16 @@ def take(labels: IntArray, per_class: tuple[int, ...]) -> list[IntArray]:
     return [np.concatenate(part) for part in parts]
 
 
-def hold_out(labels: IntArray) -> tuple[IntArray, IntArray]:
-    """Rows of the held-out images, and of what is left to train on."""
+def hold_out(labels: IntArray, twice: NDArray[np.bool_] | None = None) -> tuple[IntArray, IntArray]:
+    """Rows of the held-out images, and of what is left to train on; an image that is there `twice (N,)` stays with its
+    copy in training."""
     rng = np.random.default_rng(SEED)
     held: list[IntArray] = []
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
         if rows.size >= MIN_FOR_HOLDOUT:
-            held.append(rows[: max(1, int(HOLDOUT * rows.size))])
+            single = rows if twice is None else rows[~twice[rows]]
+            held.append(single[: max(1, int(HOLDOUT * rows.size))])
     chosen = np.concatenate(held) if held else np.empty(0, dtype=np.int64)
     return chosen, np.setdiff1d(np.arange(labels.size), chosen)
 
@@ -66,13 +83,16 @@ def assemble(
         words. given, what a calibration set that the data bring is called; without one it is taken out of training.
     Raises: EmptyClass, InvalidData.
     """
+    if not len(parts["test"]):
+        raise InvalidData("a training needs test images to report on; the test set has none. Add some.")
+    parts = {split: part for split, part in parts.items() if split in ("train", "test") or len(part)}
     labels = parts["train"].labels
     rows = np.arange(labels.size) if ratio is None else long_tail(labels, len(class_names), ratio)
     chosen = {split: np.arange(len(part)) for split, part in parts.items()} | {"train": rows}
     come_from = {split: split for split in parts}
     drawn = given
-    if "calibration" not in parts or not len(parts["calibration"]):
-        held, left = hold_out(labels[rows])
+    if "calibration" not in parts:
+        held, left = hold_out(labels[rows], copied(parts["train"].subset(rows).contents))
         chosen |= {"train": rows[left], "calibration": rows[held]}
         come_from["calibration"] = "train"
         drawn = HELD_OUT

@@ -12,7 +12,11 @@ class InvalidData(CalibrationError):
 
 
 class SameImages(UserWarning):
-    """Files with the same bytes in training and in a set that measures it."""
+    """Images that are in two splits."""
+
+
+class LeftOut(UserWarning):
+    """Files that are no images, skipped as asked."""
 
 
 def first_few(names: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ at all always stops it.
 
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,8 @@ import numpy as np
 from models.calibration.errors import ImageTooLarge, InvalidImage
 from models.calibration.types import IntArray
 from models.images import UInt8Array, decode_image
-from training.data.errors import InvalidData, SameImages, first_few
+from training.data.copies import warn_of_same_images
+from training.data.errors import InvalidData, LeftOut, first_few
 from training.data.splits import ImageFiles, Images, ImageSet
 
 Corrupt = Literal["stop", "skip"]
@@ -59,7 +60,8 @@ def read_files(listings: dict[str, Listing], root: Path, *, image_size: tuple[in
     """Read every file once, in threads.
 
     Images of at most 64 x 64 pixels are kept in memory when all splits together take at most 2 GiB; other images stay
-    in their files. Warns (SameImages) when training shares a file's bytes with another split under another name.
+    in their files. Warns (SameImages) when two splits share a file's bytes under two names, and (LeftOut) of files that
+    are skipped.
 
     Raises: InvalidData for files that are missing, given twice or, unless they are skipped, no images.
     """
@@ -74,7 +76,8 @@ def read_files(listings: dict[str, Listing], root: Path, *, image_size: tuple[in
             files[split] = list(_read_all(pool, root, listing.paths, image_size, kept if in_memory else None))
             pixels[split] = kept
     skipped = _check_readable(listings, files, root, corrupt)
-    _warn_of_same_images(listings, files)
+    contents = {split: [file.content for file in read] for split, read in files.items()}
+    warn_of_same_images(contents, {split: listing.paths for split, listing in listings.items()})
     parts: dict[str, Images] = {}
     positions: dict[str, IntArray] = {}
     for split, listing in listings.items():
@@ -84,7 +87,8 @@ def read_files(listings: dict[str, Listing], root: Path, *, image_size: tuple[in
             paths=listing.paths,
             labels=listing.labels,
             image_size=image_size,
-            fingerprints=_as_rows(files[split]),
+            fingerprints=_as_rows(file.fingerprint for file in files[split]),
+            hashes=_as_rows(contents[split]),
         )
         if in_memory:
             whole = ImageSet(images=pixels.pop(split), labels=listing.labels)
@@ -157,29 +161,18 @@ def _check_readable(
     if bad and corrupt == "stop":
         raise InvalidData(
             f"every file must hold one image; {len(bad)} of {total} do not: {first_few([path for path, _ in bad])}. "
-            f"The first: {bad[0][1].problem} Repair or remove them, or say corrupt='skip' to train without them."
+            f"The first: {bad[0][1].problem} Repair or remove them, or train without them (--corrupt skip)."
         )
-    return tuple(path for path, _ in bad)
+    # names on Linux need not be text, and what is written down has to be
+    skipped = tuple(path.encode("utf-8", "backslashreplace").decode() for path, _ in bad)
+    if skipped:
+        warnings.warn(
+            f"{len(skipped)} of {total} files are no images and are left out: {first_few(skipped)}.",
+            LeftOut,
+            stacklevel=3,
+        )
+    return skipped
 
 
-def _warn_of_same_images(listings: dict[str, Listing], files: dict[str, list[_File]]) -> None:
-    trained = {
-        file.content: path
-        for path, file in zip(listings["train"].paths, files["train"], strict=True)
-        if not file.problem
-    }
-    for split in listings.keys() - {"train"}:
-        pairs = zip(listings[split].paths, files[split], strict=True)
-        same = [f"{path} is {trained[file.content]}" for path, file in pairs if file.content in trained]
-        if same:
-            warnings.warn(
-                f"{len(same)} images of {split} are also training images under another name, which makes results look "
-                f"better than they are: {first_few(same)}.",
-                SameImages,
-                stacklevel=2,
-            )
-
-
-def _as_rows(files: list[_File]) -> UInt8Array:
-    rows = b"".join(file.fingerprint or bytes(32) for file in files)
-    return np.frombuffer(rows, dtype=np.uint8).reshape(-1, 32)
+def _as_rows(hashes: Iterable[bytes]) -> UInt8Array:
+    return np.frombuffer(b"".join(each or bytes(32) for each in hashes), dtype=np.uint8).reshape(-1, 32)

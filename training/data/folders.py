@@ -56,11 +56,12 @@ def _check_classes(classes: dict[str, set[str]]) -> None:
     if len(trained) < 2:
         raise InvalidData(f"a classifier needs at least two classes; train/ has {len(trained)} class folders.")
     for split, names in classes.items():
+        _check_text(split, names)
         odd = sorted(names - trained)
         if odd:
             raise InvalidData(
                 f"the sets must agree on the classes; {split}/ has {first_few(odd)}, which train/ lacks. Upper and "
-                "lower case count. Rename the folder, or take it out."
+                "lower case count, and so do composed and decomposed accents. Rename the folder, or take it out."
             )
     untested = sorted(trained - classes["test"])
     if untested:
@@ -68,6 +69,16 @@ def _check_classes(classes: dict[str, set[str]]) -> None:
             f"the sets must agree on the classes; train/ has {first_few(untested)}, which test/ lacks. Upper and lower "
             "case count. Add test images, or an empty folder if there are none."
         )
+
+
+def _check_text(split: str, names: set[str]) -> None:
+    for name in sorted(names):
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidData(
+                f"class folders are named in UTF-8; {split}/{name!a} is not, as old archives unpack. Rename it."
+            ) from error
 
 
 def _listing(folder: Path, split: str, class_names: tuple[str, ...]) -> Listing:

@@ -30,7 +30,7 @@ def load_lists(
         a text file with one a line; without them the classes are called by their index.
     Raises: InvalidData, EmptyClass.
     """
-    listings = {split: read_list(path, root) for split, path in lists.items()}
+    listings = {split: read_list(path, root, split) for split, path in lists.items()}
     names = _read_names(class_names) if isinstance(class_names, Path) else class_names
     complete = check_labels(listings) if names is None else _checked_names(tuple(names), listings)
     read = read_files(listings, root, image_size=image_size, corrupt=corrupt)
@@ -46,7 +46,7 @@ def load_lists(
     )
 
 
-def read_list(path: Path, root: Path) -> Listing:
+def read_list(path: Path, root: Path, split: str) -> Listing:
     """Paths below `root` become relative to it. Blank lines are passed over; the position of an image counts the
     others, from 0. Raises: InvalidData with the lines that cannot be read.
     """
@@ -69,7 +69,9 @@ def read_list(path: Path, root: Path) -> Listing:
         )
     if not paths:
         raise InvalidData(f"a list names at least one image; {path} names none.")
-    return Listing(paths=tuple(paths), labels=np.array(labels, dtype=np.int64), source=f"the lines of {path.name}")
+    return Listing(
+        paths=tuple(paths), labels=np.array(labels, dtype=np.int64), source=f"the lines of {path.name} ({split})"
+    )
 
 
 def check_labels(listings: dict[str, Listing]) -> tuple[str, ...]:

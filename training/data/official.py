@@ -79,7 +79,7 @@ def load_official(
             f"{recipe.title} is read by its official lists; {root} lacks {', '.join(missing)}. Put them there, beside "
             "the folders that their lines begin with."
         )
-    listings = {split: read_list(root / name, root) for split, name in recipe.lists.items()}
+    listings = {split: read_list(root / name, root, split) for split, name in recipe.lists.items()}
     check_counts(recipe, listings)
     read = read_files(listings, root, image_size=image_size, corrupt=corrupt)
     return assemble(

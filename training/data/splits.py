@@ -31,6 +31,11 @@ class ImageSet:
     def subset(self, rows: NDArray[np.int64]) -> "ImageSet":
         return ImageSet(images=self.images[rows], labels=self.labels[rows])
 
+    @property
+    def contents(self) -> list[bytes]:
+        """One hash an image, of its pixels."""
+        return [hashlib.sha256(np.ascontiguousarray(image)).digest() for image in self.images]
+
     def update(self, digest: "hashlib._Hash") -> None:
         """All pixels and labels into the digest."""
         digest.update(np.ascontiguousarray(self.images))
@@ -42,8 +47,8 @@ class ImageFiles:
     """Images that stay in files and are decoded when they are needed.
 
     Args: root, the folder that `paths` (N of them, with `/`) are relative to. labels `(N,)`. image_size, height and
-        width in pixels that the network takes. fingerprints `(N, 32)` uint8: SHA-256 of each file's path, size and
-        content, taken when the files were read for the first time.
+        width in pixels that the network takes. fingerprints and hashes `(N, 32)` uint8: SHA-256 of each file's path,
+        size and content, and of its content alone, taken when the files were read for the first time.
     """
 
     root: Path
@@ -51,6 +56,7 @@ class ImageFiles:
     labels: IntArray
     image_size: tuple[int, int]
     fingerprints: UInt8Array
+    hashes: UInt8Array
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -62,10 +68,17 @@ class ImageFiles:
             labels=self.labels[rows],
             image_size=self.image_size,
             fingerprints=self.fingerprints[rows],
+            hashes=self.hashes[rows],
         )
 
+    @property
+    def contents(self) -> list[bytes]:
+        """One hash an image, of its file."""
+        return [row.tobytes() for row in self.hashes]
+
     def update(self, digest: "hashlib._Hash") -> None:
-        """All fingerprints and labels into the digest; no file is read."""
+        """Size, all fingerprints and labels into the digest; no file is read."""
+        digest.update(repr(self.image_size).encode())
         digest.update(np.ascontiguousarray(self.fingerprints))
         digest.update(np.ascontiguousarray(self.labels))
 
@@ -128,4 +141,11 @@ class DataSplits:
         total = hashlib.sha256()
         for part in self.parts.values():
             part.update(total)
+        return total.hexdigest()
+
+    @property
+    def test_digest(self) -> str:
+        """SHA-256 of the test images: results on the same ones can be compared image by image."""
+        total = hashlib.sha256()
+        self.test.update(total)
         return total.hexdigest()

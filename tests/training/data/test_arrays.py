@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.calibration.errors import EmptyClass
-from training.data import InvalidData, load, long_tail_counts
+from training.data import InvalidData, SameImages, load, long_tail_counts
 from training.data.items import positions
 
 SIZE = (4, 5, 3)
@@ -22,6 +22,11 @@ def arrays(counts=(10, 6, 2), test=2, **changes):
 def saved(folder: Path, **changes) -> str:
     np.savez(folder / "data.npz", **arrays(**changes))
     return str(folder / "data.npz")
+
+
+def holdout() -> dict[str, np.ndarray]:
+    """A held-out set of one image, so that training stays whole."""
+    return {"x_holdout": np.full((1, *SIZE), 7, np.uint8), "y_holdout": np.zeros(1, np.int64)}
 
 
 def images_of(part) -> set[bytes]:
@@ -132,10 +137,35 @@ def test_an_imbalance_ratio_cuts_the_training_images_only(tmp_path):
     assert data.imbalance_ratio == 10
 
 
+def test_the_long_tail_follows_the_sizes_of_the_classes_in_whatever_order_they_come(tmp_path):
+    data = load(saved(tmp_path, counts=(5, 120, 30), **holdout()), 10)
+    assert data.class_counts.tolist() == [5, 50, 15]
+
+
+def test_a_ratio_that_leaves_a_class_empty_is_refused(tmp_path):
+    with pytest.raises(InvalidData, match="the largest class of these data would have 40 images"):
+        load(saved(tmp_path, counts=(40, 40, 40)), 50)
+
+
 @pytest.mark.parametrize("ratio", [0.5, 0, -1, float("nan")])
 def test_an_imbalance_ratio_below_one_is_refused(ratio):
     with pytest.raises(InvalidData, match="at least 1"):
         load("digits", ratio)
+
+
+def test_the_same_images_in_two_sets_are_pointed_out(tmp_path):
+    made = arrays()
+    with pytest.warns(SameImages, match="2 images of validation are also images of train, .*: image 0 is image 0"):
+        load(saved(tmp_path, x_validation=made["x_train"][:2], y_validation=made["y_train"][:2]))
+
+
+def test_a_test_set_without_images_is_refused(tmp_path):
+    with pytest.raises(InvalidData, match="needs test images"):
+        load(saved(tmp_path, x_test=np.empty((0, *SIZE), np.uint8), y_test=np.empty(0, np.int64)))
+
+
+def test_class_names_as_bytes_are_read_as_text(tmp_path):
+    assert load(saved(tmp_path, class_names=np.array(["ä".encode(), b"b", b"c"]))).class_names == ("ä", "b", "c")
 
 
 def test_class_names_come_from_the_file(tmp_path):
@@ -155,7 +185,11 @@ def test_class_names_come_from_the_file(tmp_path):
         ({"x_test": np.zeros((6, 9, 9, 3), np.uint8)}, "one size"),
         ({"y_train": np.zeros(3, np.int64)}, "y_train .* 18 whole numbers"),
         ({"y_train": np.zeros(18)}, "y_train .* float64"),
-        ({"y_train": np.full(18, -1)}, "from 0; y_train"),
+        ({"class_names": np.array("abc")}, "a list of texts"),
+        ({"class_names": np.array(["a", "a", "b"])}, "two different classes"),
+        ({"counts": (5,)}, "at least two different classes"),
+        ({"y_train": np.full(18, 2**63, dtype=np.uint64)}, "below 1,000,000"),
+        ({"y_train": np.full(18, -1)}, "from 0, below 1,000,000; y_train .* -1 to"),
         ({"class_names": np.array(["ant", "bee"])}, "2 names, the labels go up to 2"),
     ],
 )

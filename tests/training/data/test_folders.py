@@ -113,5 +113,5 @@ def test_folders_in_a_class_folder_are_refused(image_folder):
 
 
 def test_a_folder_needs_an_image_size(image_folder):
-    with pytest.raises(InvalidData, match="an image folder needs image_size"):
+    with pytest.raises(InvalidData, match="an image folder needs an image size"):
         load(str(image_folder(**PLAIN)))

@@ -23,7 +23,7 @@ def test_lists_name_training_and_test_images(lists):
     assert data.name == "train"
     assert (data.class_counts + np.bincount(data.calibration.labels, minlength=3)).tolist() == [12, 5, 3]
     assert data.test.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    assert data.items["test"] == "0-5 of the lines of test.txt"
+    assert data.items["test"] == "0-5 of the lines of test.txt (test)"
 
 
 def test_validation_and_calibration_lists_are_used(lists, write_list):
@@ -78,14 +78,14 @@ def test_a_named_class_without_images_is_empty(lists):
 )
 def test_spaces_in_paths_blank_lines_and_line_ends_are_understood(tmp_path, text):
     (tmp_path / "list.txt").write_bytes(text.encode())
-    listing = read_list(tmp_path / "list.txt", tmp_path)
+    listing = read_list(tmp_path / "list.txt", tmp_path, "train")
     assert listing.paths == ("a b/c d.png", "e.png")
     assert listing.labels.tolist() == [1, 0]
 
 
 def test_absolute_paths_below_the_root_become_relative(tmp_path):
     (tmp_path / "list.txt").write_text(f"{tmp_path}/in/a.png 0\n/elsewhere/b.png 1\n")
-    assert read_list(tmp_path / "list.txt", tmp_path / "in").paths == ("a.png", "/elsewhere/b.png")
+    assert read_list(tmp_path / "list.txt", tmp_path / "in", "train").paths == ("a.png", "/elsewhere/b.png")
 
 
 @pytest.mark.parametrize(
@@ -94,20 +94,20 @@ def test_absolute_paths_below_the_root_become_relative(tmp_path):
 def test_a_line_without_path_or_label_is_refused_with_its_number(tmp_path, line):
     (tmp_path / "list.txt").write_text(f"good.png 0\n\n{line}\n")
     with pytest.raises(InvalidData, match=f"in list.txt line 3 is '{line}'"):
-        read_list(tmp_path / "list.txt", tmp_path)
+        read_list(tmp_path / "list.txt", tmp_path, "train")
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n"])
 def test_an_empty_list_is_refused(tmp_path, content):
     (tmp_path / "list.txt").write_bytes(content)
     with pytest.raises(InvalidData, match="names none"):
-        read_list(tmp_path / "list.txt", tmp_path)
+        read_list(tmp_path / "list.txt", tmp_path, "train")
 
 
 def test_what_is_no_text_is_refused(tmp_path):
     (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InvalidData, match="text file in UTF-8"):
-        read_list(tmp_path / "list.txt", tmp_path)
+        read_list(tmp_path / "list.txt", tmp_path, "train")
 
 
 def test_a_list_that_is_not_there_is_refused(tmp_path):
@@ -135,10 +135,10 @@ def test_a_class_with_test_images_alone_is_empty(write_list):
 
 
 def test_a_training_list_alone_is_refused(write_list):
-    with pytest.raises(InvalidData, match="give test_list"):
+    with pytest.raises(InvalidData, match="--test-list"):
         load(str(write_list("train.txt", {0: 1, 1: 1})), image_size=8)
 
 
 def test_lists_need_an_image_size(lists):
-    with pytest.raises(InvalidData, match="a list of images needs image_size"):
+    with pytest.raises(InvalidData, match=r"a list of images needs an image size \(--image-size\)"):
         lists(image_size=None)

@@ -59,7 +59,7 @@ def test_the_published_validation_list_is_the_calibration_set(imagenet):
     assert data.image_size == (224, 224)
     assert data.imbalance_ratio is None
     assert "ImageNet_LT_val.txt" in data.drawn
-    assert data.items["calibration"] == "0-3 of the lines of ImageNet_LT_val.txt"
+    assert data.items["calibration"] == "0-3 of the lines of ImageNet_LT_val.txt (calibration)"
 
 
 def test_without_a_list_for_it_a_tenth_of_training_is_the_calibration_set(tmp_path, write_image):
@@ -76,7 +76,7 @@ def test_without_a_list_for_it_a_tenth_of_training_is_the_calibration_set(tmp_pa
     data = load_official(recipe, root=tmp_path, image_size=(80, 80), corrupt="stop")
     assert data.class_counts.tolist() == [27, 2]
     assert np.bincount(data.calibration.labels).tolist() == [3, 1]
-    assert data.items["test"] == "0-1 of the lines of iNaturalist18_val.txt"
+    assert data.items["test"] == "0-1 of the lines of iNaturalist18_val.txt (test)"
     assert data.class_names == ("0", "1")
 
 
