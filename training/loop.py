@@ -1,10 +1,12 @@
 """The training loop: top to bottom in one file."""
 
+import atexit
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +157,16 @@ def new_classifier(config: TrainConfig, data: DataSplits) -> Classifier:
 
 def new_accelerator() -> Accelerator:
     """Device and processes; on the CPU also where several processes were started without a GPU."""
-    return Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    if accelerator.num_processes > 1:
+        _leave_group_at_exit()
+    return accelerator
+
+
+@cache
+def _leave_group_at_exit() -> None:
+    """A process that ends while its group is still connected may abort, and torchrun then ends the others."""
+    atexit.register(lambda: torch.distributed.destroy_process_group() if torch.distributed.is_initialized() else None)
 
 
 def _new_training(config: TrainConfig, data: DataSplits, classifier: Classifier, device: torch.device) -> Training:
