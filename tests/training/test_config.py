@@ -71,3 +71,10 @@ def test_the_image_size_decides_the_defaults():
 def test_only_cibl_looks_at_each_image_twice():
     assert config_for(8, 8).views == 1
     assert config_for(8, 8, cibl=CiblConfig()).views == 2
+
+
+def test_images_in_files_are_augmented_as_files_can_be_whatever_their_size():
+    assert config_for(32, 32, in_files=True).augmentation == Augmentation(flip=True, jitter=True)
+    assert config_for(8, 8, in_files=True).augmentation.jitter
+    assert not config_for(100, 100, in_files=False).augmentation.jitter
+    assert config_for(100, 100).augmentation.jitter
