@@ -9,8 +9,7 @@ import pytest
 
 from models.calibration.manifest import MODEL_FILE
 from service.errors import InvalidBundle
-from tests.service.api.test_recalibration import MODEL, TARGET, history, live, upload
-from tests.service.api.test_scores import LOGITS, SCORES, refused, scores
+from tests.service.api.asking import LOGITS, MODEL, SCORES, TARGET, history, live, refused, scores, upload
 from tests.service.bundles import COUNTS, HEIGHT, WIDTH, Made, edit_manifest
 from tests.service.conftest import Service, png
 

@@ -9,7 +9,7 @@ from models.calibration import errors as family
 from models.calibration.errors import CalibrationError
 from service import errors
 from service.errors import STATUS, UnknownModel, problem_type, status_of
-from tests.service.api.test_scores import refused
+from tests.service.api.asking import refused
 from tests.service.conftest import Service
 
 
