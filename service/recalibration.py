@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from models.calibration.frequencies import Frequencies, Role, Zeros, read_frequencies
+from models.calibration.frequencies import Format, Frequencies, Missing, Role, Zeros, read_frequencies
 from models.calibration.manifest import Manifest, calibration_to_json, ledger_to_json
 from models.calibration.recalibrate import Deployment, compare, with_target, with_training_counts
 from models.calibration.types import ClassPrior
@@ -29,6 +29,8 @@ class Upload:
     data: bytes
     role: Role
     zeros: Zeros = "error"
+    missing: Missing = "error"
+    format: Format | None = None
     name: str | None = None
 
     def __post_init__(self) -> None:
@@ -44,8 +46,13 @@ class Upload:
 
     @property
     def prior_name(self) -> str:
-        """The given name, or one that follows from the content."""
-        return self.name or f"target-{digest_of(self.data)[:12]}" + ("" if self.zeros == "error" else f"-{self.zeros}")
+        """The given name, or one that follows from the content and from how it is to be read."""
+        options = (
+            "" if self.zeros == "error" else f"-{self.zeros}",
+            "" if self.missing == "error" else f"-missing-{self.missing}",
+            "" if self.format is None else f"-{self.format}",
+        )
+        return self.name or f"target-{digest_of(self.data)[:12]}" + "".join(options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -136,7 +143,9 @@ def _prospect(catalog: Catalog, head: ChangeRow, what: Upload) -> Prospect:
     state = catalog.state(head)
     manifest = Manifest.from_json(state.version.manifest)
     before = catalog.build(state, head.revision).deployment
-    frequencies = read_frequencies(what.data, manifest.class_names, role=what.role, zeros=what.zeros)
+    frequencies = read_frequencies(
+        what.data, manifest.class_names, role=what.role, zeros=what.zeros, missing=what.missing, format=what.format
+    )
     labelled = catalog.calibration_set(state.version)
     row: PriorRow | CalibrationRow
     if what.role == "target":

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.calibration.errors import FitFailed, FrequencyFileError, NotEnoughData, UnknownTrainingRule
-from models.calibration.frequencies import Role, Zeros
+from models.calibration.frequencies import Format, Frequencies, Missing, Role, Zeros
 from service import recalibration
 from service.api.dependencies import FORM, Body, BodyDep, CatalogDep, CheckDep, Json
 from service.catalog import State, expect_revision
@@ -34,7 +34,8 @@ CHANGE_PROBLEMS = (UnknownModel, ChangedSince, InvalidRequest, StorageUnavailabl
 CSV_EXAMPLE = "class,count\ncat,900\ndog,90\n"
 REQUEST_BODY = {
     "required": True,
-    "description": "CSV or JSON; which one is seen from the content.",
+    "description": "Counts: CSV, TSV, JSON or one number a line. Examples, which are counted: `path label` lists, "
+    "listings of image folders, COCO annotations. Which one is seen from the content.",
     "content": {
         "text/csv": {"schema": {"type": "string"}, "example": CSV_EXAMPLE},
         "application/json": {"schema": {"type": "object"}, "example": {"cat": 900, "dog": 90}},
@@ -60,6 +61,10 @@ class UploadOptions(BaseModel):
         Zeros,
         Field(description="A zero in a target: `error`; `impossible`, the class cannot occur; `smooth`, not seen yet."),
     ] = "error"
+    missing: Annotated[
+        Missing, Field(description="A class that the file does not name: `error`; `zero`, it has none (see `zeros`).")
+    ] = "error"
+    format: Annotated[Format | None, Field(description="What the file is, where its content does not tell.")] = None
     name: Annotated[str | None, Field(description="Name of the stored prior (role=target).")] = None
 
 
@@ -85,7 +90,7 @@ def upload_class_frequencies(
     The answer says how the file was read, the effective prior, the shift of each class, the metrics before and after on
     the stored calibration set, and how to undo.
     """
-    what = Upload(data=_one_file(body), role=query.role, zeros=query.zeros, name=query.name)
+    what = Upload(data=_one_file(body), **query.model_dump(exclude={"dry_run"}))
     if query.dry_run:
         prospect = recalibration.preview(catalog, model, what, check)
         revision, undo = prospect.head.revision, None
@@ -99,6 +104,7 @@ def upload_class_frequencies(
         "revision": revision,
         "format_detected": prospect.frequencies.format_detected,
         "kind": prospect.frequencies.kind,
+        "reading": _reading(prospect.frequencies),
         **prospect.report,
         "warnings": [*prospect.frequencies.warnings, *prospect.report["warnings"]],
         "active": active(prospect.plan.state),
@@ -216,6 +222,18 @@ def changed(live: LiveModel, change: ChangeRow) -> Response:
 def active(state: State) -> dict[str, Any]:
     calibration = {"id": state.calibration.id, "method": state.calibration.calibration["method"]}
     return {"version": state.version.id, "calibration": calibration, "prior": state.prior}
+
+
+def _reading(frequencies: Frequencies) -> dict[str, Any]:
+    """`format_detected` for programs."""
+    return {
+        "format": frequencies.format,
+        "matched_by": frequencies.matched_by,
+        "header": frequencies.header,
+        "delimiter": frequencies.delimiter,
+        "classes": frequencies.values.size,
+        "total": frequencies.values.sum(),
+    }
 
 
 def _undo_link(change: ChangeRow) -> dict[str, str] | None:

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 from models.calibration.errors import FrequencyFileError
-from models.calibration.frequencies import MAX_BYTES, read_frequencies
+from models.calibration.frequencies import FORMATS, MAX_BYTES, read_frequencies
 
 CLASSES = ("cat", "dog", "snow leopard")
 COUNTS = [60, 30, 10]
 CSV = "class,count\ncat,60\ndog,30\nsnow leopard,10\n"
 
 
-def read(text, role="target", zeros="error", classes=CLASSES):
+def read(text, role="target", classes=CLASSES, **options):
     data = text if isinstance(text, bytes) else text.encode()
-    return read_frequencies(data, classes, role=role, zeros=zeros)
+    return read_frequencies(data, classes, role=role, **options)
 
 
 def problems(text, **options):
@@ -40,6 +40,10 @@ class TestWhatIsRead:
             json.dumps(dict(zip(CLASSES, COUNTS, strict=True))),
             json.dumps(COUNTS),
             json.dumps([{"class": name, "count": n} for name, n in zip(CLASSES, COUNTS, strict=True)]),
+            json.dumps([{"name": name, "image_count": n} for name, n in zip(CLASSES, COUNTS, strict=True)], indent=2),
+            '"snow leopard",10\n"cat",60\n"dog",30',
+            "60\n30\n10\n",
+            "6.0e+01\r\n\r\n3.0e+01\r\n1.0e+01",
         ],
     )
     @pytest.mark.parametrize("role", ["target", "training"])
@@ -56,12 +60,44 @@ class TestWhatIsRead:
         assert read("class,count\n1,5\n0,7", classes=("1", "0")).counts.tolist() == [5, 7]
 
     def test_says_what_was_detected(self):
-        assert read(CSV).format_detected == "CSV, classes by name from column 'class', values from column 'count'"
-        assert read(json.dumps(COUNTS)).format_detected == "JSON list in class order"
+        assert read(CSV).format_detected == (
+            "CSV with header, classes by name from column 'class', values from column 'count'; "
+            "3 classes, counts, total 100"
+        )
+        assert read(json.dumps([6, 3, 1.5])).format_detected == (
+            "JSON list in class order; 3 classes, weights, total 10.5"
+        )
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            (CSV, ("csv", "name", True, ",")),
+            (CSV.split("\n", 1)[1].replace(",", ";"), ("csv", "name", False, ";")),
+            ("id\tn\n0\t60\n1\t30\n2\t10", ("csv", "index", True, "\t")),
+            ("60\n30\n10", ("numbers", "position", False, None)),
+            (json.dumps(COUNTS), ("json", "position", False, None)),
+            (json.dumps(dict(zip(CLASSES, COUNTS, strict=True))), ("json", "name", False, None)),
+        ],
+    )
+    def test_says_to_programs_what_was_detected(self, text, said):
+        found = read(text)
+        assert (found.format, found.matched_by, found.header, found.delimiter) == said
 
     def test_names_match_after_unicode_normalisation(self):
         composed, decomposed = "caf\u00e9", "cafe\u0301"
-        assert read(f"{decomposed},1\ntea,2", classes=(composed, "tea")).counts.tolist() == [1, 2]
+        found = read(f"{decomposed},1\n\ttea,2".replace("\t", "\u00a0"), classes=(composed, "tea"))
+        assert found.counts.tolist() == [1, 2]
+        assert decomposed in found.warnings[0]
+
+    def test_two_classes_that_differ_only_in_normalisation_are_told_apart(self):
+        composed, decomposed = "caf\u00e9", "cafe\u0301"
+        classes = (composed, decomposed)
+        assert read(f"{decomposed},1\n{composed},2", classes=classes).counts.tolist() == [2, 1]
+        text = json.dumps({f" {composed}": 1, composed: 2, decomposed: 3})
+        assert "no class ' caf\u00e9'" in problems(text, classes=classes)[0]
+
+    def test_a_separator_inside_quotes_is_part_of_the_name(self):
+        assert read('"cat; big",60\n"dog, small",30', classes=("cat; big", "dog, small")).counts.tolist() == [60, 30]
 
     @pytest.mark.parametrize(
         ("values", "kind", "warning"),
@@ -78,7 +114,33 @@ class TestWhatIsRead:
         np.testing.assert_allclose(frequencies.prior.probs, np.array(values) / sum(values))
 
     def test_a_line_that_stands_twice_alike_is_a_warning(self):
-        assert "twice" in read(CSV + "cat,60").warnings[0]
+        assert read(CSV + "cat,60").warnings == ("classes that stand more than once, with the same value: 'cat'.",)
+
+    @pytest.mark.parametrize(
+        ("header", "values", "kind", "warning"),
+        [
+            ("percent", [60, 30, 10], "percentages", "percentages"),
+            ("percent", [60, 30, 1], "weights", "header says percentages, but the values sum to 91"),
+            ("fraction", [0.6, 0.3, 0.1009], "fractions", None),
+            ("fraction", [0.6, 0.3, 0.2], "weights", "sum to 1.1"),
+            ("prior", [6, 3, 1], "weights", "header says fractions"),
+            ("frequency", [6, 3, 1], "counts", None),
+            ("count", [6, 3, 1.5], "weights", "normalised"),
+        ],
+    )
+    def test_a_header_says_what_its_column_holds(self, header, values, kind, warning):
+        lines = [f"{name},{value}" for name, value in zip(CLASSES, values, strict=True)]
+        found = read("\n".join([f"class,{header}", *lines]))
+        assert found.kind == kind
+        assert [warning in text for text in found.warnings] == ([True] if warning else [])
+        assert found.prior.probs.sum() == pytest.approx(1)
+
+    def test_counts_that_may_be_percentages_are_warned_about(self):
+        assert "not percentages" in read("60\n30\n10", role="training").warnings[0]
+        assert read(CSV, role="training").warnings == ()
+
+    def test_the_order_of_columns_and_other_columns_do_not_matter(self):
+        assert read("n,wnid,class\n60,x,cat\n30,y,dog\n10,z,snow leopard").counts.tolist() == COUNTS
 
 
 class TestZeros:
@@ -93,28 +155,86 @@ class TestZeros:
     def test_smoothing_adds_half_an_example(self):
         np.testing.assert_allclose(read(self.ZERO, zeros="smooth").prior.probs, np.array([60.5, 0.5, 10.5]) / 71.5)
 
+    def test_smoothing_works_on_a_single_example_too(self):
+        found = read("class,count\ncat,1\ndog,0\nsnow leopard,0", zeros="smooth")
+        np.testing.assert_allclose(found.prior.probs, np.array([1.5, 0.5, 0.5]) / 2.5)
+
     def test_smoothing_needs_counts(self):
         assert "needs counts" in problems("cat,0.6\ndog,0\nsnow leopard,0.4", zeros="smooth")[0]
+
+    def test_percentages_cannot_be_smoothed_as_if_they_were_counts(self):
+        text = "class,percent\ncat,60\ndog,0\nsnow leopard,40"
+        assert "needs counts; got percentages" in problems(text, zeros="smooth")[0]
 
     @pytest.mark.parametrize("zeros", ["error", "impossible", "smooth"])
     def test_a_training_class_is_never_empty(self, zeros):
         assert "at least one training example; 0 for 'dog'" in problems(self.ZERO, role="training", zeros=zeros)[0]
 
     def test_all_zero_is_refused(self):
-        assert problems("cat,0\ndog,0\nsnow leopard,0", zeros="impossible") == [
+        assert problems("cat,0\ndog,0\nsnow leopard,-0", zeros="impossible") == [
             "all values are 0. At least one class must occur."
         ]
+
+
+class TestMissingClasses:
+    PART = "cat,60\nsnow leopard,10"
+
+    def test_are_an_error_unless_the_caller_says_that_they_have_none(self):
+        assert problems(self.PART) == [
+            "1 of 3 classes are missing: 'dog'. Write 0 for a class without any, or say missing=zero."
+        ]
+
+    def test_read_as_zero_they_are_listed_and_mean_what_zeros_mean(self):
+        found = read(self.PART, missing="zero", zeros="smooth")
+        np.testing.assert_allclose(found.prior.probs, np.array([60.5, 0.5, 10.5]) / 71.5)
+        assert found.warnings == ("1 of 3 classes are missing: 'dog'. They were read as 0.",)
+        assert "zeros=impossible" in problems(self.PART, missing="zero")[0]
+
+    def test_are_refused_in_training_counts_whatever_the_caller_says(self):
+        assert "at least one training example; 0 for 'dog'" in problems(self.PART, role="training", missing="zero")[0]
+
+    def test_of_a_list_in_class_order_cannot_be_told(self):
+        assert "one number for each of the 3 classes" in problems("60\n30", missing="zero")[0]
 
 
 class TestWhatIsRefused:
     def test_everything_wrong_is_said_at_once_with_its_line(self):
         found = problems("class,count\ncat,-1\ndgo,30\nsnow leopard,ten\nsnow leopard,\ncat,2")
         assert found[0].startswith("line 2: class 'cat': a frequency is not negative; got -1")
-        assert found[1].startswith("line 4: class 'snow leopard': the value must be a number; got 'ten'")
-        assert found[2].startswith("line 5: class 'snow leopard': the value is empty")
-        assert found[3] == "line 3: the model has no class 'dgo'. Did you mean 'dog'?"
+        assert found[1] == "line 3: the model has no class 'dgo'. Did you mean 'dog'?"
+        assert found[2].startswith("line 4: class 'snow leopard': the value must be a number; got 'ten'")
+        assert found[3].startswith("line 5: class 'snow leopard': the value is empty")
         assert found[4].startswith("line 6: class 'cat' stands twice with different values (first in line 2)")
         assert found[5].startswith("1 of 3 classes are missing: 'dog'")
+        assert len(found) == 6
+
+    def test_zeros_and_fractions_of_training_counts_are_said_together_with_the_rest(self):
+        found = problems("cat,0\ndog,1.5\ncow,3", role="training")
+        assert [each.split(";")[0] for each in found] == [
+            "line 2: class 'dog': a training count is a whole number of examples",
+            "line 3: the model has no class 'cow'.",
+            "1 of 3 classes are missing: 'snow leopard'. Write 0 for a class without any, or say missing=zero.",
+            "every class needs at least one training example",
+        ]
+
+    def test_every_line_of_json_is_named_too(self):
+        found = problems('{\n"cat": -1,\n"dog": "x",\n"snow leopard": 1,\n\n"snow leopard": 2}')
+        assert [each.split(":")[0] for each in found] == ["line 2", "line 3", "line 6"]
+        found = problems('[\n{"class": "cat", "n": 1},\n{"class": "dgo", "n": 1},\n{"n": 1}]')
+        assert [each.split(":")[0] for each in found[:2]] == ["line 3", "line 4"]
+
+    def test_a_hundred_problems_are_listed_and_the_rest_is_counted(self):
+        found = problems("\n".join(f"beast {number},1" for number in range(250)))
+        assert found[0].startswith("line 1:")
+        assert found[99].startswith("line 100:")
+        assert found[-1] == "150 more problems are counted and not listed."
+
+    def test_thousands_of_unknown_names_are_no_search_of_minutes(self):
+        """Each nearest name is a search through all classes; without a limit, 8,000 of them took an hour."""
+        classes = [f"species number {number}" for number in range(8142)]
+        found = problems("\n".join(f"spezies number {number}x,1" for number in range(8142)), classes=classes)
+        assert "Did you mean 'species number" in found[0]
+        assert "Did you mean" not in found[50]
 
     @pytest.mark.parametrize(
         ("value", "said"),
@@ -129,12 +249,22 @@ class TestWhatIsRefused:
             ("1e300", "2**53"),
             ("", "empty"),
             ("1,000", "thousands separator"),
+            ("1.000", "may mean 1 or 1000"),
+            ("1.000.000", "thousands separator"),
+            ('"1.000,5"', "thousands separator"),
+            ("1'000", "thousands separator"),
+            ("9007199254740993", "less than 2**53"),
+            ("1_000", "must be a number"),
+            ("\u0661\u0662", "must be a number"),
+            ("9" * 1001, "at most 1000 characters"),
         ],
     )
     def test_a_value_that_is_no_plain_number(self, value, said):
         assert said in problems(f"class,count\ncat,{value}\ndog,30\nsnow leopard,10")[0]
 
-    @pytest.mark.parametrize("value", ["NaN", "Infinity", "true", '"60"', "null", "[1]", "-1", "1e999", "9" * 5000])
+    @pytest.mark.parametrize(
+        "value", ["NaN", "Infinity", "true", '"60"', "null", "[1]", "-1", "1e999", "9" * 5000, "9007199254740993"]
+    )
     def test_a_json_value_that_is_no_plain_number(self, value):
         assert "class 'cat'" in problems(f'{{"cat": {value}, "dog": 30, "snow leopard": 10}}')[0]
 
@@ -157,6 +287,36 @@ class TestWhatIsRefused:
     def test_two_columns_of_values(self, header):
         assert "header has 2 (count, " in problems(f"{header}\ncat,60,1\ndog,30,1\nsnow leopard,10,1")[0]
 
+    def test_two_columns_of_classes(self):
+        assert "one column holds the classes" in problems("class,count,class\ncat,60,dog")[0]
+
+    def test_two_values_of_a_record(self):
+        assert (
+            "one value; this one has 2 (count, prior)" in problems('[{"class": "cat", "count": 60, "prior": 0.6}]')[0]
+        )
+
+    def test_a_key_that_stands_twice_in_a_record(self):
+        assert problems('[\n{"class": "cat", "count": 60, "count": 61}]') == [
+            "line 2: an object names the same key twice. Keep one."
+        ]
+
+    @pytest.mark.parametrize(
+        ("key", "said"),
+        [
+            ("CAT", "Did you mean 'cat'?"),
+            ("snow_leopard", "Did you mean 'snow leopard'?"),
+            ("Snow-Leopard", "Did you mean 'snow leopard'?"),
+            ("snow\u00a0leopard", "They look alike: the file has 'snow\\xa0leopard', the model 'snow leopard'."),
+            ("c\u200bat", "the file has 'c\\u200bat'"),
+            ("elephant", "no class 'elephant'."),
+        ],
+    )
+    def test_a_name_that_is_nearly_right_is_a_suggestion_and_never_a_match(self, key, said):
+        found = problems(f"{CSV}{key},60")
+        assert len(found) == 1
+        assert found[0].startswith("line 5: the model has no class ")
+        assert said in found[0]
+
     def test_an_object_in_place_of_a_number(self):
         assert "got an object" in problems('{"cat": {"count": 60}, "dog": 30, "snow leopard": 10}')[0]
 
@@ -173,9 +333,34 @@ class TestWhatIsRefused:
             (b"cat,\0", "NUL"),
             (b'{"cat": 60', "not readable as JSON"),
             (b"[" * 100_000, "nested"),
-            (b'class,count\n"cat,60', "not readable as CSV"),
+            (b'class,count\n"cat,60', "line 2: not readable as CSV"),
+            (b"PK\x03\x04 a workbook", "Excel"),
+            (b"\x1f\x8b\x08", "gzip"),
+            (b",,\n,", "no cell with text"),
+            (b"cat 60\ndog 30", "separated by a comma, a semicolon or a tab"),
+            (b'{"cat" 60}', "line 1: not readable as JSON: expected ':'; got '6' (column 8)"),
+            (b"[1,\n2 3]", "line 2: not readable as JSON: expected ','; got '3' (column 3)"),
+            (b"[1, 2, 3] 4", "expected the end of the file"),
+            (b"{60}", "a key in double quotes"),
             (b"x" * (MAX_BYTES + 1), "at most 1,048,576 bytes"),
         ],
     )
     def test_a_file_that_cannot_be_read(self, data, said):
         assert said in problems(data)[0]
+
+
+class TestOverride:
+    def test_a_format_may_be_named(self):
+        text = "scan.png,60\nother,30"  # looks like a list of images, is a table
+        classes = ("scan.png", "other")
+        assert read(text, classes=classes, format="csv").counts.tolist() == [60, 30]
+        assert "class indices are whole numbers from 0 to 1; got '60'" in problems(text, classes=classes)[0]
+
+    def test_an_unknown_format_is_answered_with_the_names_of_all(self):
+        assert problems(CSV, format="excel") == [
+            f"a format is one of {', '.join(FORMATS)}; got 'excel'. Leave it out to have it detected."
+        ]
+
+    @pytest.mark.parametrize("wrong", ["numbers", "json", "coco", "split-list", "folder-listing"])
+    def test_the_wrong_format_is_an_error_and_not_another_guess(self, wrong):
+        assert problems(CSV, format=wrong)

@@ -97,6 +97,37 @@ def test_zeros_mean_what_the_request_says(service: Service) -> None:
     assert (scores(ask(service))[:, 0] > 0).all()
 
 
+def test_a_list_of_examples_is_counted(service: Service) -> None:
+    lines = [f"train/{number}.jpg {label}" for label, times in enumerate(LAW) for number in range(times)]
+    report = upload(service, "\n".join(lines).encode()).json()
+    np.testing.assert_allclose([row["prior"] for row in report["classes"]], np.array(LAW) / 100)
+    assert report["reading"] == {
+        "format": "split-list",
+        "matched_by": "index",
+        "header": False,
+        "delimiter": " ",
+        "classes": 4,
+        "total": 100,
+    }
+
+
+def test_a_class_that_is_not_in_the_file_means_what_the_request_says(service: Service) -> None:
+    file = b"bee,1\ncat,1\ndog,2\n"
+    refused(upload(service, file), 422, "frequency-file-error", "missing: 'ant'", "missing=zero")
+    report = upload(service, file, missing="zero", zeros="impossible").json()
+    assert [row["prior"] for row in report["classes"]] == [0, 0.25, 0.25, 0.5]
+    assert any("'ant'" in warning for warning in report["warnings"])
+    smoothed = upload(service, file, missing="zero", zeros="smooth")
+    assert smoothed.json()["active"]["prior"] != report["active"]["prior"]
+
+
+def test_a_format_may_be_named(service: Service) -> None:
+    file = b"5\n10\n20\n65\n"
+    assert upload(service, file, format="numbers").json()["reading"]["format"] == "numbers"
+    refused(upload(service, file, format="json"), 422, "frequency-file-error")
+    refused(upload(service, file, format="excel"), 422, "invalid-request", "'folder-listing'")
+
+
 @pytest.mark.parametrize("how", ["raw", "form", "with a wrong type"])
 def test_the_file_may_come_raw_or_in_a_form(service: Service, how: str) -> None:
     url = f"{MODEL}/class-frequencies?role=target"
