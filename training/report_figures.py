@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from models.calibration.errors import CalibrationError
 from models.calibration.marc_paper import METHOD as MARC_PAPER
-from models.calibration.metrics import NUM_BINS, evaluate
+from models.calibration.marc_paper import published_scores
+from models.calibration.metrics import evaluate, target_weights
 from models.calibration.metrics_detail import (
     brier_score,
     class_wise_ece,
@@ -22,6 +23,7 @@ from models.calibration.metrics_detail import (
     paired_difference,
     per_class_accuracy,
 )
+from models.calibration.reliability import reliability
 from models.calibration.types import Calibration, ClassPrior, FloatArray, IntArray, LogitSet
 from training.run_folder import (
     CALIBRATION_FILE,
@@ -128,7 +130,7 @@ def _scores(test_set: LogitSet, calibration: Calibration | None) -> Iterator[tup
     debiased = calibration.debias(test_set.raw)
     yield calibration.method, debiased.adjust(ClassPrior.uniform(test_set.num_classes)).scores()
     if calibration.method == MARC_PAPER:
-        yield AS_PUBLISHED, debiased.scores()  # no prior at test time
+        yield AS_PUBLISHED, published_scores(calibration, test_set.raw)
 
 
 def _figures(scores: FloatArray, labels: IntArray, counts: IntArray) -> dict[str, Any]:
@@ -152,14 +154,13 @@ def _figures(scores: FloatArray, labels: IntArray, counts: IntArray) -> dict[str
 def _reliability(scores: FloatArray, labels: IntArray) -> dict[str, Any]:
     """Mean confidence, accuracy and share of the items in each bin (low, high] of confidence, every class weighing
     alike: the gaps times the shares sum to the ECE."""
-    weights = 1.0 / np.bincount(labels)[labels]
-    confidence = scores.max(axis=1)
-    right = (scores.argmax(axis=1) == labels).astype(np.float64)
-    bins = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
-    mass = np.bincount(bins, weights=weights, minlength=NUM_BINS)
-    with np.errstate(invalid="ignore"):  # 0 / 0 in an empty bin: None
-        means = [np.bincount(bins, weights=weights * each, minlength=NUM_BINS) / mass for each in (confidence, right)]
-    return {"confidence": _plain(means[0]), "accuracy": _plain(means[1]), "share": _plain(mass / mass.sum())}
+    weights = target_weights(labels, ClassPrior.uniform(scores.shape[1]))
+    bins = reliability(scores, labels, weights=weights)
+    return {
+        "confidence": [each.confidence for each in bins],
+        "accuracy": [each.accuracy.value for each in bins],
+        "share": [each.share for each in bins],
+    }
 
 
 def _by_class(run: Run, calibration: Calibration | None) -> dict[str, Any]:

@@ -1,67 +1,77 @@
 """Figures for a closer look: calibration of each class, Brier score, F1, logits and margins by class, paired bounds.
 
-Beside `metrics.evaluate`, which holds the headline figures. Pure functions of arrays; no item is weighted to a prior.
+Beside `metrics.evaluate`, which holds the headline figures. Pure functions of arrays; `weights` come from
+`metrics.target_weights` where the classes shall follow a target prior, and all items weigh alike without them.
 """
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from models.calibration.errors import CalibrationError, InvalidLabels, NotEnoughData, ShapeMismatch
+from models.calibration.errors import CalibrationError, ShapeMismatch
+from models.calibration.intervals import Interval, wilson_interval
 from models.calibration.marc import checked_row_norms
-from models.calibration.metrics import NUM_BINS, Interval
+from models.calibration.outcomes import (
+    NUM_BINS,
+    Scored,
+    check_labelled,
+    check_labels,
+    checked_weights,
+    class_gaps,
+    outcomes,
+)
 from models.calibration.types import FloatArray, IntArray
 
 
-def class_wise_ece(scores: FloatArray, labels: IntArray, num_bins: int = NUM_BINS) -> float:
+def class_wise_ece(
+    scores: Scored, labels: IntArray, *, weights: FloatArray | None = None, num_bins: int = NUM_BINS
+) -> float:
     """Mean over the classes of the binned gap between the score of a class and how often it is the true one.
 
     The static calibration error of Nixon et al. (CVPR workshops 2019), called classwise-ECE by Kull et al. (NeurIPS
     2019): all N scores of a class lie in equal-width bins (low, high], a bin weighs its share of the N items, the gap
     is taken as it is (the marginal calibration error of Kumar et al., NeurIPS 2019, squares it). Most scores of a
-    problem with many classes are near 0 and near right, so that the figure falls as C grows: compare it at equal C.
+    problem with many classes are near 0 and near right, so that the figure falls as C grows, and it falls with the
+    noise as N grows: compare it at equal C and N.
 
-    Args: scores `(N, C)`, rows sum to 1. labels `(N,)`. num_bins, at least 1.
+    An item weighs alike in all C columns, in the gap and in the shares of the bins; the mean over the classes stays one
+    of classes alike, also of those that the weights leave out.
+
+    Args: scores `(N, C)`, rows sum to 1, or logits by their type. labels `(N,)`. weights `(N,)`. num_bins, at least 1.
     Returns: a fraction in [0, 1].
-    Raises: ShapeMismatch, InvalidLabels, NotEnoughData, CalibrationError for no bins.
+    Raises: ShapeMismatch, InvalidLabels, NotEnoughData, CalibrationError for no bins, wrong weights or scores.
     """
-    _check(scores, labels)
-    if num_bins < 1:
-        raise CalibrationError(f"scores need at least one bin; got {num_bins}.")
-    total = 0.0
-    for index in range(scores.shape[1]):  # a class at a time: N x C x bins would not fit for thousands of classes
-        column = scores[:, index]
-        bins = np.clip(np.ceil(column * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
-        total += float(np.abs(np.bincount(bins, weights=column - (labels == index))).sum())
-    return total / scores.size
+    items = checked_weights(weights, labels.size)
+    gaps = class_gaps(scores, labels, items, num_bins)
+    return float(np.abs(gaps).sum() / items.sum() / len(gaps))
 
 
-def brier_score(scores: FloatArray, labels: IntArray) -> float:
+def brier_score(scores: Scored, labels: IntArray, *, weights: FloatArray | None = None) -> float:
     """Squared distance between the scores and the one-hot truth, summed over classes, mean over items (Brier 1950).
 
-    Args: scores `(N, C)`, rows sum to 1. labels `(N,)`.
+    Args: scores `(N, C)`, rows sum to 1, or logits by their type. labels `(N,)`. weights `(N,)`.
     Returns: a number in [0, 2]; 0 for certainty that is always right, 2 for certainty that is always wrong.
-    Raises: ShapeMismatch, InvalidLabels, NotEnoughData.
+    Raises: ShapeMismatch, InvalidLabels, NotEnoughData, CalibrationError for wrong weights or scores.
     """
-    _check(scores, labels)
-    gaps = np.array(scores, dtype=np.float64)
-    gaps[np.arange(labels.size), labels] -= 1.0
-    return float((gaps**2).sum(axis=1).mean())
+    items = checked_weights(weights, labels.size)
+    return float(items @ outcomes(scores, labels).brier / items.sum())
 
 
-def macro_f1(scores: FloatArray, labels: IntArray) -> float:
+def macro_f1(scores: FloatArray, labels: IntArray, *, weights: FloatArray | None = None) -> float:
     """Mean over classes of F1 = 2 TP / (predicted + true), the decision being the largest score.
 
     A class that is neither predicted nor true says nothing and is left out of the mean; one that is predicted but never
     true, or true but never predicted, counts 0. So does scikit-learn when it is given no list of labels.
 
-    Args: scores `(N, C)`. labels `(N,)`.
+    Args: scores `(N, C)`. labels `(N,)`. weights `(N,)`.
     Returns: a fraction in [0, 1].
-    Raises: ShapeMismatch, InvalidLabels, NotEnoughData.
+    Raises: ShapeMismatch, InvalidLabels, NotEnoughData, CalibrationError for wrong weights.
     """
-    _check(scores, labels)
+    check_labelled(scores, labels)
     decisions, num_classes = scores.argmax(axis=1), scores.shape[1]
-    hits = np.bincount(labels[decisions == labels], minlength=num_classes)
-    seen = np.bincount(decisions, minlength=num_classes) + np.bincount(labels, minlength=num_classes)
+    items = checked_weights(weights, labels.size)
+    hits = np.bincount(labels, weights=items * (decisions == labels), minlength=num_classes)
+    true, predicted = (np.bincount(each, weights=items, minlength=num_classes) for each in (labels, decisions))
+    seen = true + predicted
     return float((2.0 * hits[seen > 0] / seen[seen > 0]).mean())
 
 
@@ -70,8 +80,19 @@ def per_class_accuracy(scores: FloatArray, labels: IntArray) -> FloatArray:
 
     Raises: ShapeMismatch, InvalidLabels, NotEnoughData.
     """
-    _check(scores, labels)
+    check_labelled(scores, labels)
     return _mean_by_class((scores.argmax(axis=1) == labels).astype(np.float64), labels, scores.shape[1])
+
+
+def per_class_accuracy_intervals(scores: FloatArray, labels: IntArray) -> tuple[Interval, ...]:
+    """`per_class_accuracy`, each with Wilson's 95 % interval; all None for a class without items. No target prior
+    changes them: it weighs the items of one class alike.
+
+    Raises: ShapeMismatch, InvalidLabels, NotEnoughData.
+    """
+    accuracies = per_class_accuracy(scores, labels)
+    items = np.bincount(labels, minlength=accuracies.size)
+    return tuple(wilson_interval(float(share), float(n)) for share, n in zip(accuracies, items, strict=True))
 
 
 def mean_logit_by_class(logits: FloatArray, labels: IntArray) -> FloatArray:
@@ -83,7 +104,7 @@ def mean_logit_by_class(logits: FloatArray, labels: IntArray) -> FloatArray:
     Returns: the unit of the logits; NaN for a class without items.
     Raises: ShapeMismatch, InvalidLabels, NotEnoughData.
     """
-    _check(logits, labels)
+    check_labelled(logits, labels)
     return _mean_by_class(logits[np.arange(labels.size), labels], labels, logits.shape[1])
 
 
@@ -98,7 +119,7 @@ def mean_margin_by_class(logits: FloatArray, labels: IntArray, row_norms: ArrayL
     Returns: the unit of the features; NaN for a class without items.
     Raises: ShapeMismatch, InvalidLabels, NotEnoughData, InvalidCalibration for a norm that is not positive.
     """
-    _check(logits, labels)
+    check_labelled(logits, labels)
     return mean_logit_by_class(logits, labels) / checked_row_norms(row_norms, logits.shape[1])
 
 
@@ -122,7 +143,7 @@ def paired_difference(correct_a: ArrayLike, correct_b: ArrayLike, labels: IntArr
         raise CalibrationError(f"correct_a and correct_b are booleans; got {a.dtype} and {b.dtype}. Compare to labels.")
     if resamples < 1:
         raise CalibrationError(f"an interval needs at least one resample; got {resamples}.")
-    _check_labels(labels)
+    check_labels(labels)
     gained = b.astype(np.int64) - a
     rng = np.random.default_rng(0)
     present = np.unique(labels)
@@ -143,18 +164,3 @@ def _mean_by_class(values: FloatArray, labels: IntArray, num_classes: int) -> Fl
     means = np.full(num_classes, np.nan)
     np.divide(sums, counts, out=means, where=counts > 0)
     return means
-
-
-def _check(rows: FloatArray, labels: IntArray) -> None:
-    if rows.ndim != 2 or labels.shape != rows.shape[:1]:
-        raise ShapeMismatch(f"scores and logits are (N, C) and labels (N,); got {rows.shape} and {labels.shape}.")
-    _check_labels(labels)
-    if labels.max() >= rows.shape[1]:
-        raise InvalidLabels(f"labels must lie in [0, {rows.shape[1]}); got {labels.min()} to {labels.max()}.")
-
-
-def _check_labels(labels: IntArray) -> None:
-    if not labels.size:
-        raise NotEnoughData("metrics need at least one labelled example; got none.")
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-        raise InvalidLabels(f"labels are class indices, integers from 0; got {labels.dtype} from {labels.min()}.")

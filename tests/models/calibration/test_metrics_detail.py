@@ -19,7 +19,9 @@ from models.calibration.metrics_detail import (
     mean_margin_by_class,
     paired_difference,
     per_class_accuracy,
+    per_class_accuracy_intervals,
 )
+from models.calibration.types import RawLogits
 
 
 def random_scores(items=200, classes=5, seed=0):
@@ -71,6 +73,28 @@ class TestClassWiseCalibrationError:
         sharp = scores**3 / (scores**3).sum(axis=1, keepdims=True)
         assert class_wise_ece(scores, labels) < 0.015
         assert class_wise_ece(sharp, labels) > 0.05
+
+    def test_weighs_an_item_in_every_class(self):
+        # as by hand above, the first item weighing 3 of 4: |3 .6 + .8 - 1| / 4 = .4; class 1 mirrors it
+        scores, labels = np.array([[0.6, 0.4], [0.8, 0.2]]), np.array([1, 0])
+        assert class_wise_ece(scores, labels, weights=np.array([3.0, 1.0]), num_bins=2) == pytest.approx(0.4)
+
+    def test_of_calibrated_scores_is_noise_that_falls_with_the_items(self):
+        few, many = (class_wise_ece(*random_scores(items=items)) for items in (200, 20_000))
+        assert few > 4 * many
+
+    def test_of_logits_is_that_of_their_scores(self):
+        scores, labels = random_scores()
+        logits = RawLogits(np.log(scores))
+        assert class_wise_ece(logits, labels) == pytest.approx(class_wise_ece(scores, labels))
+
+    def test_of_thousands_of_classes_needs_little_memory_beside_the_scores(self):
+        scores, labels = random_scores(items=2000, classes=5000)
+        tracemalloc.start()
+        class_wise_ece(scores, labels)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 0.9 * scores.nbytes
 
     def test_needs_a_bin(self):
         with pytest.raises(CalibrationError, match="got 0"):
@@ -124,6 +148,17 @@ class TestByClass:
         # both items of class 0 go to class 2, that of class 1 is right, class 2 has none
         np.testing.assert_array_equal(per_class_accuracy(self.LOGITS, self.LABELS), [0.0, 1.0, np.nan])
 
+    def test_accuracy_has_wilson_s_interval(self):
+        half, all_right, none = per_class_accuracy_intervals(np.eye(3)[[0, 0, 1, 1, 1]], np.array([0, 1, 1, 1, 0]))
+        # one of two: the roots of (p - 1/2)^2 = 1.96^2 p (1 - p) / 2
+        assert (half.value, half.low, half.high) == pytest.approx((0.5, 0.0945, 0.9055), abs=1e-4)
+        assert (all_right.value, none.value) == (pytest.approx(2 / 3), None)
+
+    def test_accuracy_of_a_class_that_is_always_right_is_not_certain(self):
+        certain = per_class_accuracy_intervals(np.eye(2)[[0] * 10], np.zeros(10, dtype=int))[0]
+        assert (certain.value, certain.high) == (1.0, 1.0)
+        assert certain.low == pytest.approx(10 / (10 + 1.96**2), abs=1e-4)
+
     def test_mean_logit_is_that_of_the_true_class_over_its_items(self):
         # class 0: (4 + 2) / 2, both decided wrongly; class 1: 5
         np.testing.assert_array_equal(mean_logit_by_class(self.LOGITS, self.LABELS), [3.0, 5.0, np.nan])
@@ -155,6 +190,7 @@ class TestByClass:
         brier_score,
         macro_f1,
         per_class_accuracy,
+        per_class_accuracy_intervals,
         mean_logit_by_class,
         lambda logits, labels: mean_margin_by_class(logits, labels, np.ones(5)),
     ],
