@@ -30,6 +30,7 @@ from PIL import Image
 
 from benchmarks.training_speed import measure_speed
 from benchmarks.training_table import RESULTS, as_markdown, read_results
+from models.calibration.marc_paper import published_scores
 from models.calibration.metrics import evaluate
 from models.calibration.metrics_detail import class_wise_ece, macro_f1
 from models.calibration.types import ClassPrior, FloatArray
@@ -98,10 +99,10 @@ def measured(folder: Path) -> dict[str, object]:
     reasons = {}
     for fit in FITS:
         reasons[fit] = runs.fit_run(folder, method=fit).reason
-        debiased = read_calibration(folder).debias(run.test_set.raw)
+        calibration = read_calibration(folder)
         if fit == "marc-paper":
-            scores["marc-paper-as-published"] = debiased.scores()
-        scores[fit] = debiased.adjust(uniform).scores()
+            scores["marc-paper-as-published"] = published_scores(calibration, run.test_set.raw)
+        scores[fit] = calibration.debias(run.test_set.raw).adjust(uniform).scores()
     curves = json.loads((folder / "curves.json").read_text())
     return {
         "figures": {fit: figures(run, values) for fit, values in scores.items()},

@@ -1,29 +1,49 @@
-"""The convex problem behind every fit: class-balanced NLL of `scale * z~ + offset`, pulled towards an anchor."""
+"""The convex problem behind every fit: weighted NLL of `scale * z~ + offset`, pulled towards an anchor."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize
 
 from models.calibration.errors import FitFailed, LeakedSplit, NotEnoughData
-from models.calibration.types import FloatArray, LogitSet, log_softmax
+from models.calibration.types import FloatArray, LogitSet
 
-# Standard deviations of the Gaussian priors: of the logarithm of the temperature around 0, of the scales around the
-# closed form's, of the offsets (nats) around the closed form's. They keep a small or separable calibration set from
-# driving a parameter to infinity, and fade as the set grows: with 20 examples a class and 100 classes, 0.5 is a squared
-# penalty of 1e-3 on the mean loss.
+# Standard deviations of the Gaussian priors: of the logarithm of the temperature around 0, of the offsets (nats) around
+# the closed form's, of the scales around the closed form's as a share of it. They keep a small or separable calibration
+# set from driving a parameter to infinity, and fade as the set grows: with 20 examples a class and 100 classes, 0.5 is
+# a squared penalty of 1e-3 on the mean loss. Chosen by cross-validation: docs/decisions/0002.
 LOG_TEMPERATURE_SD = 0.5
 OFFSET_SD = 0.5
-SCALE_SD = 0.5
+SCALE_SD = 0.15
+
+BLOCK = 1 << 18  # numbers of a block of rows: 2 MiB, near enough to the processor for several passes over it
+GRADIENT_TOLERANCE = 1e-6  # at which L-BFGS stops, in its scaled variables
+ACCEPTED_GRADIENT = 1e-4  # at which a line search that rounding has stopped still counts as converged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AffineFit:
+    """scale `(C,)` and offset `(C,)` at the minimum; the objective in nats."""
+
     scale: FloatArray
     offset: FloatArray
     objective: float
     iterations: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Anchor:
+    """Where a fit starts and what its penalty pulls towards: one scale for all classes, offsets `(C,)`.
+
+    The standard deviations are those of the Gaussian priors around it, that of the scales as a share of the scale, so
+    that a head with larger logits is pulled alike; infinity takes the pull away.
+    """
+
+    scale: float
+    offset: FloatArray
+    scale_sd: float = SCALE_SD
+    offset_sd: float = OFFSET_SD
 
 
 def balanced_weights(logit_set: LogitSet) -> FloatArray:
@@ -34,8 +54,32 @@ def balanced_weights(logit_set: LogitSet) -> FloatArray:
 
 def balanced_nll(debiased: FloatArray, logit_set: LogitSet) -> float:
     """Class-balanced negative log-likelihood of `(N, C)` logits, in nats."""
-    picked = log_softmax(debiased)[np.arange(logit_set.labels.size), logit_set.labels]
-    return -float(balanced_weights(logit_set) @ picked)
+    return float(balanced_weights(logit_set) @ item_nll(debiased, logit_set))
+
+
+def item_nll(
+    logits: FloatArray, logit_set: LogitSet, scale: float = 1.0, offset: FloatArray | float = 0.0
+) -> FloatArray:
+    """Negative log-likelihood `(N,)`, in nats, of `scale * logits + offset`, a block of rows at a time."""
+    losses = np.empty(logit_set.labels.size)
+    for rows, block in _blocks(logits, scale, offset):
+        labels = logit_set.labels[rows]
+        picked = block[np.arange(labels.size), labels]
+        largest = block.max(axis=1)
+        block -= largest[:, None]
+        losses[rows] = np.log(np.exp(block, out=block).sum(axis=1)) + largest - picked
+    return losses
+
+
+def require_every_class(logit_set: LogitSet) -> None:
+    """Raises: NotEnoughData for a class without an example: a fit would push what it never sees out of the way."""
+    counts = logit_set.class_counts
+    if not counts.all():
+        raise NotEnoughData(
+            f"a fit with parameters for each class needs a labelled example of every class; "
+            f"{int((counts == 0).sum())} of {counts.size} have none (first class {int(counts.argmin())}). "
+            "Add examples, or use the closed form or choose."
+        )
 
 
 def require_held_out(logit_set: LogitSet) -> None:
@@ -47,51 +91,123 @@ def require_held_out(logit_set: LogitSet) -> None:
 
 
 def fit_affine(
-    logit_set: LogitSet, *, anchor_scale: float, anchor_offset: FloatArray, scale_per_class: bool, max_steps: int = 500
+    logit_set: LogitSet,
+    *,
+    anchor: Anchor,
+    scale_per_class: bool,
+    weights: FloatArray | None = None,
+    max_steps: int = 500,
 ) -> AffineFit:
-    """Minimise the class-balanced NLL plus the penalty, by L-BFGS with the analytic gradient.
+    """Minimise the weighted NLL plus the penalty by L-BFGS with the analytic gradient; no scale goes below 0.
 
-    Args: anchor_scale and anchor_offset `(C,)`, where the fit starts and what the penalty pulls towards;
-        scale_per_class, one scale a class or one for all.
+    The variables are scaled by the curvature at the anchor, so that rare classes and large logits take no more steps
+    than others. Memory beside the logits is a block of rows.
+
+    Args: scale_per_class, one scale a class or one for all. weights `(N,)` that sum to 1, class-balanced by default.
     Raises: LeakedSplit, NotEnoughData, FitFailed with the optimiser's reason.
     """
     require_held_out(logit_set)
     num_classes = logit_set.num_classes
     num_scales = num_classes if scale_per_class else 1
-    start = np.concatenate([np.full(num_scales, anchor_scale), anchor_offset])
-    objective = penalised_nll(logit_set, anchor=start, num_scales=num_scales)
-    result = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": max_steps, "ftol": 1e-12})
-    if not result.success:
+    item_weights = balanced_weights(logit_set) if weights is None else weights
+    start = np.concatenate([np.full(num_scales, anchor.scale), anchor.offset])
+    scale_sd = anchor.scale_sd * anchor.scale
+    deviations = np.concatenate([np.full(num_scales, scale_sd), np.full(num_classes, anchor.offset_sd)])
+    objective = penalised_nll(logit_set, weights=item_weights, anchor=start, deviations=deviations)
+    unit = 1.0 / np.sqrt(_curvature(logit_set, item_weights, start, deviations))
+
+    def scaled(step: FloatArray) -> tuple[float, FloatArray]:
+        value, gradient = objective(start + unit * step)
+        return value, unit * gradient
+
+    lowest = np.concatenate([-anchor.scale / unit[:num_scales], np.full(num_classes, -np.inf)])
+    options = {"maxiter": max_steps, "maxfun": 2 * max_steps, "ftol": 1e-14, "gtol": GRADIENT_TOLERANCE}
+    result = minimize(
+        scaled,
+        np.zeros(start.size),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(low, None) for low in lowest],
+        options=options,
+    )
+    held = (result.x <= lowest) & (result.jac > 0)  # at its bound and pushed against it: no way down
+    if not result.success and np.abs(result.jac[~held]).max(initial=0.0) > ACCEPTED_GRADIENT:
         raise FitFailed(
             f"the calibration fit did not converge in {result.nit} steps: {result.message} "
             "Check that the logits are the classifier's output before softmax."
         )
-    scale = np.broadcast_to(result.x[:num_scales], (num_classes,)).copy()
-    return AffineFit(scale=scale, offset=result.x[num_scales:], objective=float(result.fun), iterations=int(result.nit))
+    theta = start + unit * result.x
+    scale = np.maximum(np.broadcast_to(theta[:num_scales], (num_classes,)), 0.0)
+    return AffineFit(scale=scale, offset=theta[num_scales:], objective=float(result.fun), iterations=int(result.nit))
 
 
 def penalised_nll(
-    logit_set: LogitSet, *, anchor: FloatArray, num_scales: int
+    logit_set: LogitSet, *, weights: FloatArray, anchor: FloatArray, deviations: FloatArray
 ) -> Callable[[FloatArray], tuple[float, FloatArray]]:
-    """theta -> (objective in nats, gradient), theta being `num_scales` scales (1 or C) and then C offsets.
+    """theta -> (objective in nats, gradient); theta is 1 or C scales and then C offsets, as long as `anchor`.
 
-    The penalty pulls both towards `anchor`.
+    The penalty 0.5 / N ((theta - anchor) / deviations)^2 is that of a Gaussian prior on the mean loss.
     """
     z, labels = logit_set.logits, logit_set.labels
-    weights = balanced_weights(logit_set)
-    rows = np.arange(labels.size)
-    deviations = np.concatenate([np.full(num_scales, SCALE_SD), np.full(logit_set.num_classes, OFFSET_SD)])
+    num_scales = anchor.size - logit_set.num_classes
     penalty = 0.5 / (deviations**2 * labels.size)
+    true_logits = z[np.arange(labels.size), labels]
+    true_mass = np.bincount(labels, weights=weights, minlength=logit_set.num_classes)
+    true_mean = np.bincount(labels, weights=weights * true_logits, minlength=logit_set.num_classes)
 
     def objective(theta: FloatArray) -> tuple[float, FloatArray]:
-        log_probs = log_softmax(theta[:num_scales] * z + theta[num_scales:])
-        residual = np.exp(log_probs)
-        residual[rows, labels] -= 1.0
-        residual *= weights[:, None]
+        scale, offset = theta[:num_scales], theta[num_scales:]
+        picked = (scale[labels] if num_scales > 1 else scale) * true_logits + offset[labels]
+        loss = 0.0
+        by_offset: FloatArray = np.negative(true_mass)
+        by_scale: FloatArray = np.negative(true_mean)
+        for rows, block in _blocks(z, scale, offset):
+            largest = block.max(axis=1)
+            block -= largest[:, None]
+            np.exp(block, out=block)
+            total = block.sum(axis=1)
+            loss += float(weights[rows] @ (np.log(total) + largest - picked[rows]))
+            shares = weights[rows] / total
+            by_offset = by_offset + _sum_of_rows(shares, block)
+            block *= z[rows]
+            by_scale = by_scale + _sum_of_rows(shares, block)
         gap = theta - anchor
-        loss = -weights @ log_probs[rows, labels] + penalty @ gap**2
-        by_class = (residual * z).sum(axis=0)
-        by_scale = by_class if num_scales > 1 else by_class.sum(keepdims=True)
-        return float(loss), np.concatenate([by_scale, residual.sum(axis=0)]) + 2 * penalty * gap
+        gradient = np.concatenate([by_scale if num_scales > 1 else by_scale.sum(keepdims=True), by_offset])
+        return loss + float(penalty @ gap**2), gradient + 2 * penalty * gap
 
     return objective
+
+
+def _curvature(logit_set: LogitSet, weights: FloatArray, theta: FloatArray, deviations: FloatArray) -> FloatArray:
+    """Diagonal of the Hessian of `penalised_nll` at theta; for one common scale its upper bound, the sum."""
+    num_scales = theta.size - logit_set.num_classes
+    by_scale, by_offset = np.zeros(logit_set.num_classes), np.zeros(logit_set.num_classes)
+    for rows, block in _blocks(logit_set.logits, theta[:num_scales], theta[num_scales:]):
+        block -= block.max(axis=1, keepdims=True)
+        np.exp(block, out=block)
+        block /= block.sum(axis=1, keepdims=True)
+        block -= block**2
+        by_offset += _sum_of_rows(weights[rows], block)
+        block *= logit_set.logits[rows] ** 2
+        by_scale += _sum_of_rows(weights[rows], block)
+    of_loss = np.concatenate([by_scale if num_scales > 1 else by_scale.sum(keepdims=True), by_offset])
+    largest = of_loss.max(initial=0.0) or 1.0  # all 0 where every probability underflowed to 0 or 1
+    return np.asarray(np.maximum(of_loss, 1e-6 * largest) + 1.0 / (deviations**2 * logit_set.labels.size))
+
+
+def _sum_of_rows(weights: FloatArray, block: FloatArray) -> FloatArray:
+    """weights @ block, without the threads of BLAS: on busy cores they wait for one another and double the time."""
+    return np.asarray(np.einsum("n,nc->c", weights, block), dtype=np.float64)
+
+
+def _blocks(
+    logits: FloatArray, scale: FloatArray | float, offset: FloatArray | float
+) -> Iterator[tuple[slice, FloatArray]]:
+    """Slices of rows, each with `scale * logits + offset` of its rows to work in: the same memory every time."""
+    rows = max(1, BLOCK // logits.shape[1])
+    buffer = np.empty((min(rows, logits.shape[0]), logits.shape[1]))
+    for start in range(0, logits.shape[0], rows):
+        block = buffer[: min(rows, logits.shape[0] - start)]
+        np.multiply(logits[start : start + rows], scale, out=block)
+        block += offset
+        yield slice(start, start + rows), block

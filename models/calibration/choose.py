@@ -7,16 +7,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from models.calibration import marc, temperature
-from models.calibration.affine import balanced_weights, require_held_out
+from models.calibration.affine import balanced_weights, item_nll, require_held_out
 from models.calibration.errors import CalibrationError
-from models.calibration.prior import Ledger
-from models.calibration.types import Calibration, FitReport, FloatArray, IntArray, LogitSet, log_softmax
+from models.calibration.prior import Ledger, total_variation
+from models.calibration.types import Calibration, ClassPrior, DebiasedLogits, FitReport, FloatArray, IntArray, LogitSet
 
 Fit = Callable[[LogitSet, Ledger], tuple[Calibration, FitReport]]
 
-METHODS = ("closed-form", "bcts", "marc")  # from the simplest to the richest
-MIN_PER_CLASS = 5  # fewer labelled examples of a class do not carry parameters of its own
+CANDIDATES = ("closed-form", "bcts", "marc")  # from the simplest to the richest
+METHODS = ("temperature", *CANDIDATES, "vector-scaling")
 FOLDS = 5
+MIN_PER_CLASS = 2  # examples, so that no fold leaves a class without any
+MIN_ITEMS = 50  # fewer do not tell the error of the comparison itself
+DOUBT = 3.0  # standard errors by which another implied prior must be better before the ledger is doubted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -35,8 +38,10 @@ def fit_named(method: str, row_norms: ArrayLike | None = None) -> Fit:
     Raises: CalibrationError for another name.
     """
     fits: dict[str, Fit] = {
+        "temperature": temperature.fit_temperature,
         "closed-form": temperature.fit_closed_form,
         "bcts": temperature.fit_bcts,
+        "vector-scaling": temperature.fit_vector_scaling,
         "marc": lambda logit_set, ledger: marc.fit_held_out(logit_set, ledger, row_norms),
     }
     if method not in fits:
@@ -46,30 +51,38 @@ def fit_named(method: str, row_norms: ArrayLike | None = None) -> Fit:
 
 def choose(logit_set: LogitSet, ledger: Ledger, row_norms: ArrayLike | None = None) -> Choice:
     """The simplest of closed form, BCTS and MARC whose cross-validated class-balanced NLL is within one standard error
-    of the best; the error is that of the paired difference. Per-class fits need 5 examples of every class.
+    of the best; the error is that of the paired difference. Too few examples to compare on leave the closed form.
+
+    The report warns where the examples speak against the ledger: a prior taken out twice, or never, is the commonest
+    wrong answer of the field.
 
     Raises: LeakedSplit for training data, NotEnoughData, ShapeMismatch, FitFailed.
     """
+    choice = _choose(logit_set, ledger, row_norms)
+    report = replace(choice.report, warnings=choice.report.warnings + _doubts(logit_set, ledger))
+    return replace(choice, report=report)
+
+
+def _choose(logit_set: LogitSet, ledger: Ledger, row_norms: ArrayLike | None) -> Choice:
     require_held_out(logit_set)
     fewest = int(logit_set.class_counts.min())
-    if fewest < MIN_PER_CLASS:
+    if fewest < MIN_PER_CLASS or logit_set.labels.size < MIN_ITEMS:
         calibration, report = fit_named("closed-form")(logit_set, ledger)
         reason = (
-            f"closed-form: the calibration set has a class with {fewest} examples; fits with parameters of their own "
-            f"for each class need at least {MIN_PER_CLASS} of every class."
+            f"closed-form: the calibration set has {logit_set.labels.size} examples and a class with {fewest}; fits "
+            f"with parameters for each class are compared on {MIN_ITEMS} or more, {MIN_PER_CLASS} of every class."
         )
         return Choice(calibration=_signed(calibration, reason), report=report, balanced_nll={}, reason=reason)
     weights = balanced_weights(logit_set)
     losses = {
-        method: _item_nll(out_of_fold(fit_named(method, row_norms), logit_set, ledger), logit_set) for method in METHODS
+        method: item_nll(out_of_fold(fit_named(method, row_norms), logit_set, ledger).values, logit_set)
+        for method in CANDIDATES
     }
     scores = {method: float(weights @ loss) for method, loss in losses.items()}
-    best = min(METHODS, key=scores.__getitem__)
+    best = min(CANDIDATES, key=scores.__getitem__)
     chosen, gap, error = best, 0.0, 0.0
-    for method in METHODS:
-        difference = losses[method] - losses[best]
-        mean = float(weights @ difference)
-        spread = float(np.sqrt(np.sum((weights * (difference - mean)) ** 2)))
+    for method in CANDIDATES:
+        mean, spread = _mean_and_error(losses[method] - losses[best], weights)
         if mean <= spread:
             chosen, gap, error = method, mean, spread
             break
@@ -84,6 +97,34 @@ def choose(logit_set: LogitSet, ledger: Ledger, row_norms: ArrayLike | None = No
     return Choice(calibration=_signed(calibration, reason), report=report, balanced_nll=scores, reason=reason)
 
 
+def _mean_and_error(differences: FloatArray, weights: FloatArray) -> tuple[float, float]:
+    """The weighted mean of paired differences and its standard error; the weights sum to 1."""
+    mean = float(weights @ differences)
+    return mean, float(np.sqrt(np.sum((weights * (differences - mean)) ** 2)))
+
+
+def _doubts(logit_set: LogitSet, ledger: Ledger) -> tuple[str, ...]:
+    """A warning where another implied prior than the ledger's explains the labelled examples better, beyond noise."""
+
+    def losses(implied_prior: ClassPrior) -> FloatArray:
+        fitted, _ = temperature.fit_closed_form(logit_set, replace(ledger, implied_prior=implied_prior))
+        return item_nll(fitted.debias(logit_set.raw).values, logit_set)
+
+    weights = balanced_weights(logit_set)
+    here = losses(ledger.implied_prior)
+    others = {
+        "uniform, as if it had been debiased in training": ClassPrior.uniform(logit_set.num_classes),
+        "the training law, as if nothing had debiased it": ledger.training_prior,
+    }
+    for said, prior in others.items():
+        gain, error = _mean_and_error(here - losses(prior), weights)
+        if gain > DOUBT * error and total_variation(prior, ledger.implied_prior) > 0:
+            against = f"the labelled examples speak against how the classifier was trained ({ledger.trained_with})"
+            by = f"class-balanced NLL lower by {gain:.3f}, standard error {error:.3f}"
+            return (f"{against}: its own prior is rather {said} ({by}). Check trained_with and the training counts.",)
+    return ()
+
+
 def was_chosen(calibration: Calibration) -> bool:
     """Whether the data chose the method (`choose`) rather than a person."""
     return "chosen" in calibration.provenance
@@ -93,18 +134,16 @@ def _signed(calibration: Calibration, reason: str) -> Calibration:
     return replace(calibration, provenance={**calibration.provenance, "chosen": reason})
 
 
-def out_of_fold(fit: Fit, logit_set: LogitSet, ledger: Ledger) -> FloatArray:
-    """Debiased logits `(N, C)`, each row from a fit that did not see it.
-
-    Valid as one array because every fit here leaves the same implied prior, the uniform one.
-    """
+def out_of_fold(fit: Fit, logit_set: LogitSet, ledger: Ledger) -> DebiasedLogits:
+    """Debiased logits `(N, C)` under a uniform implied prior, each row from a fit that did not see it."""
+    uniform = ClassPrior.uniform(logit_set.num_classes)
     debiased = np.empty_like(logit_set.logits)
     folds = _folds(logit_set.labels, num_folds(logit_set))
     for fold in np.unique(folds):
         inside, outside = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
         calibration, _ = fit(logit_set.subset(outside), ledger)
-        debiased[inside] = calibration.debias(logit_set.subset(inside).raw).values
-    return debiased
+        debiased[inside] = calibration.debias(logit_set.subset(inside).raw).adjust(uniform).values
+    return DebiasedLogits(debiased, uniform)
 
 
 def num_folds(logit_set: LogitSet) -> int:
@@ -119,7 +158,3 @@ def _folds(labels: IntArray, folds: int) -> IntArray:
     assigned = np.empty(labels.size, dtype=np.int64)
     assigned[by_class] = np.arange(labels.size) % folds
     return assigned
-
-
-def _item_nll(debiased: FloatArray, logit_set: LogitSet) -> FloatArray:
-    return -log_softmax(debiased)[np.arange(logit_set.labels.size), logit_set.labels]

@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from models.calibration.affine import fit_affine
+from models.calibration.affine import Anchor, fit_affine, require_every_class
 from models.calibration.errors import InvalidCalibration, ShapeMismatch
 from models.calibration.prior import Ledger
-from models.calibration.temperature import fit_closed_form, fitted_on
+from models.calibration.temperature import few_examples, fit_closed_form, fitted_on
 from models.calibration.types import Calibration, ClassPrior, FitReport, FloatArray, LogitSet, frozen
 
 
@@ -16,20 +16,25 @@ def fit_held_out(
     """d_j = omega_j z~_j + beta_j ||W_j||: the paper's map, fitted on data that the network never saw.
 
     The loss is the class-balanced NLL with a penalty towards the closed form. The penalty lies on the offset and not
-    on beta, so that unknown row norms change the letters of the answer and nothing else.
+    on beta, so that unknown row norms change the letters of the answer and nothing else. No omega goes below 0: a
+    larger logit never lowers its class.
 
     Args: row_norms `(C,)`, ||W_j|| of the linear head without its bias; ones where the head is unknown.
-    Returns: the calibration with a uniform implied prior, and a report that warns of a negative omega.
-    Raises: LeakedSplit for training data, NotEnoughData, ShapeMismatch, InvalidCalibration, FitFailed.
+    Returns: the calibration with a uniform implied prior, and a report that warns of classes that omega 0 silences and
+        of a class with fewer than 5 examples.
+    Raises: LeakedSplit for training data, NotEnoughData for a class without an example, ShapeMismatch,
+        InvalidCalibration, FitFailed.
     """
     norms = checked_row_norms(row_norms, logit_set.num_classes)
+    require_every_class(logit_set)
     base, _ = fit_closed_form(logit_set, ledger)
-    fit = fit_affine(logit_set, anchor_scale=float(base.scale[0]), anchor_offset=base.offset, scale_per_class=True)
+    anchor = Anchor(scale=float(base.scale[0]), offset=base.offset)
+    fit = fit_affine(logit_set, anchor=anchor, scale_per_class=True)
     omega, beta = fit.scale, np.divide(fit.offset, norms)
-    warnings: tuple[str, ...] = ()
-    if (omega < 0).any():
-        negative = f"omega is negative for {int((omega < 0).sum())} classes (first {int(np.argmax(omega < 0))})"
-        warnings = (f"{negative}: there a larger logit lowers the class. The calibration set is small; use choose.",)
+    warnings = few_examples(logit_set)
+    if (omega == 0).any():
+        silent = f"omega ended at 0 for {int((omega == 0).sum())} classes (first {int(np.argmax(omega == 0))})"
+        warnings += (f"{silent}: their own logits speak against them. Check the labels and the order of the classes.",)
     calibration = Calibration(
         scale=omega,
         offset=fit.offset,
@@ -61,7 +66,8 @@ def checked_row_norms(row_norms: ArrayLike | None, num_classes: int) -> FloatArr
 def fold_into_linear(calibration: Calibration, weight: ArrayLike, bias: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """A plain linear head that gives the debiased logits: W' = omega (W - mean W), b' = omega (b - mean b) + offset.
 
-    Args: weight `(C, D)` and bias `(C,)` of the head that the calibration was fitted for.
+    Args: weight `(C, D)` and bias `(C,)` of the head that the calibration was fitted for. A cosine head is linear in
+        the normalised features: give its normalised rows times its scale, and zeros.
     Returns: weight `(C, D)` and bias `(C,)`. Exact, because centring the logits is centring the rows.
     """
     w, b = np.asarray(weight, dtype=np.float64), np.asarray(bias, dtype=np.float64)

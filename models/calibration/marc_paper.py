@@ -6,7 +6,7 @@ the logits are centred first, as everywhere here, and the learning rate moves at
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import inf
 
 import numpy as np
@@ -14,9 +14,19 @@ from numpy.typing import ArrayLike
 
 from models.calibration.errors import CalibrationError, FitFailed, LeakedSplit, NotEnoughData, ShapeMismatch
 from models.calibration.marc import checked_row_norms
-from models.calibration.prior import checked_counts, measure_implied_prior
+from models.calibration.prior import checked_counts, estimate_implied_prior
 from models.calibration.temperature import fitted_on
-from models.calibration.types import Calibration, ClassPrior, FitReport, FloatArray, IntArray, LogitSet, log_softmax
+from models.calibration.types import (
+    Calibration,
+    ClassPrior,
+    FitReport,
+    FloatArray,
+    IntArray,
+    LogitSet,
+    RawLogits,
+    log_softmax,
+    softmax,
+)
 
 METHOD = "marc-paper"
 MEMORISED = (
@@ -81,10 +91,11 @@ def fit_paper(
     Args: logit_set, split `train`: raw logits of the training images seen through their augmentation, in one or several
         passes. class_counts `(C,)`, the training images a class, which give the weights; several passes do not multiply
         them. row_norms `(C,)`, ||W_j|| of the linear head without its bias; ones where the head is unknown, and
-        where all are equal (cosine heads). held_out, rows that neither the network nor this fit saw.
+        where all are equal (cosine heads). held_out, rows that neither the network nor this fit saw: with every class
+        among them the finished map is divided by a temperature, which the training set cannot tell.
     Returns: the calibration and a report; the objective is the weighted NLL (nats) of all rows at the end, without the
-        decay. The implied prior is measured on the debiased logits of `held_out` where that has every class, else the
-        formula n^(1-gamma), which a fit of fixed steps with decay meets only roughly; the provenance says which.
+        decay and the temperature. The implied prior is measured on the same held-out rows, else the formula
+        n^(1-gamma), which a fit of fixed steps with decay meets only roughly; the provenance says which.
     Raises: LeakedSplit for a wrong split, ShapeMismatch, EmptyClass for a count of 0, NotEnoughData for a class without
         a row, InvalidCalibration for a row norm that is not positive, FitFailed for a descent that runs away.
     """
@@ -97,13 +108,22 @@ def fit_paper(
     weights = class_weights(counts, config.gamma)
     omega, beta = descend(logit_set.logits, logit_set.labels, weights, norms, config)
     debiased = omega * logit_set.logits + beta * norms
-    implied_prior, source = _implied_prior(omega, beta * norms, counts, config.gamma, held_out)
+    temperature, implied_prior, source = 1.0, _by_formula(counts, config.gamma), "formula n^(1-gamma)"
+    if held_out is not None and held_out.class_counts.all():
+        seen = replace(held_out, logits=omega * held_out.logits + beta * norms)
+        temperature, implied_prior = estimate_implied_prior(seen, implied_prior)
+        source = f"measured on {seen.labels.size} rows ({', '.join(filter(None, (seen.split, seen.drawn)))})"
     calibration = Calibration(
-        scale=omega,
-        offset=beta * norms,
+        scale=omega / temperature,
+        offset=beta * norms / temperature,
         implied_prior=implied_prior,
         method=METHOD,
-        parameters={"omega": omega.tolist(), "beta": beta.tolist(), "gamma": config.gamma},
+        parameters={
+            "omega": omega.tolist(),
+            "beta": beta.tolist(),
+            "gamma": config.gamma,
+            "temperature": temperature,
+        },
         provenance={
             **fitted_on(logit_set),
             "config": asdict(config),
@@ -119,6 +139,16 @@ def fit_paper(
         warnings=_warnings(logit_set, omega),
     )
     return calibration, report
+
+
+def published_scores(calibration: Calibration, raw: RawLogits) -> FloatArray:
+    """What the paper scores, `(N, C)`: softmax of omega z~ + beta ||W||, without a temperature or a target prior."""
+    return softmax(calibration.parameters.get("temperature", 1.0) * calibration.debias(raw).values)
+
+
+def _by_formula(counts: IntArray, gamma: float) -> ClassPrior:
+    log_r = (1.0 - gamma) * np.log(counts)
+    return ClassPrior.from_weights(np.exp(log_r - log_r.max()))
 
 
 def class_weights(class_counts: ArrayLike, gamma: float = 1.2) -> FloatArray:
@@ -222,18 +252,6 @@ def _check_sets(logit_set: LogitSet, counts: IntArray, held_out: LogitSet | None
             f"the published fit needs a training row of every class; class {int(present.argmin())} has none, of "
             f"{int(counts[present.argmin()])} training images. Collect the logits of the whole training set."
         )
-
-
-def _implied_prior(
-    omega: FloatArray, offset: FloatArray, counts: IntArray, gamma: float, held_out: LogitSet | None
-) -> tuple[ClassPrior, str]:
-    """r of the debiased logits, and how it is known."""
-    if held_out is None or not held_out.class_counts.all():
-        log_r = (1.0 - gamma) * np.log(counts)
-        return ClassPrior.from_weights(np.exp(log_r - log_r.max())), "formula n^(1-gamma)"
-    debiased = LogitSet(logits=omega * held_out.logits + offset, labels=held_out.labels, split=held_out.split)
-    drawn = f", {held_out.drawn}" if held_out.drawn else ""
-    return measure_implied_prior(debiased), f"measured on {held_out.labels.size} rows ({held_out.split}{drawn})"
 
 
 def _warnings(logit_set: LogitSet, omega: FloatArray) -> tuple[str, ...]:

@@ -8,7 +8,15 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from models.calibration.errors import EmptyClass, NotEnoughData, ShapeMismatch, UnknownTrainingRule
+from models.calibration.affine import (
+    BLOCK,
+    LOG_TEMPERATURE_SD,
+    OFFSET_SD,
+    Anchor,
+    fit_affine,
+    require_every_class,
+)
+from models.calibration.errors import EmptyClass, InvalidPrior, NotEnoughData, ShapeMismatch, UnknownTrainingRule
 from models.calibration.types import ClassPrior, FloatArray, IntArray, LogitSet, frozen, softmax
 
 TrainedWith = Literal[
@@ -17,6 +25,12 @@ TrainedWith = Literal[
 TRAINED_WITH: tuple[TrainedWith, ...] = get_args(TrainedWith)
 Source = Literal["rule", "measured", "approximate"]
 SOURCES: tuple[Source, ...] = get_args(Source)
+
+KAPPA_RANGE = (-0.5, 1.5)
+LARGE_FACTOR = 100.0  # between target and implied prior; beyond it a warning, or a cap where one is asked for
+MAX_TEMPERATURE = 20.0
+WIDE_SD = 2.0  # nats of log r around the uniform law, where nothing is known of the training
+RESTART = 1e-9  # of the fixed point: the share of a uniform law that makes it unique
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,7 +96,9 @@ class Ledger:
         return cls(
             trained_with="unknown",
             class_counts=checked_counts(class_counts),
-            implied_prior=measure_implied_prior(logit_set),
+            implied_prior=estimate_implied_prior(
+                logit_set, ClassPrior.uniform(logit_set.num_classes), deviation=WIDE_SD
+            )[1],
             source="measured",
         )
 
@@ -107,7 +123,8 @@ class Ledger:
         as approximate where a class has no example to measure on."""
         if not logit_set.class_counts.all():
             return replace(self, source="approximate")
-        return replace(self, source="measured", implied_prior=measure_implied_prior(logit_set))
+        _, implied_prior = estimate_implied_prior(logit_set, self.implied_prior)
+        return replace(self, source="measured", implied_prior=implied_prior)
 
     @property
     def gap_to_rule(self) -> float | None:
@@ -163,11 +180,33 @@ def checked_counts(class_counts: ArrayLike) -> IntArray:
     return counts
 
 
-def measure_implied_prior(logit_set: LogitSet, *, tolerance: float = 1e-10, max_steps: int = 10_000) -> ClassPrior:
+def estimate_implied_prior(
+    logit_set: LogitSet, expected: ClassPrior, *, deviation: float = OFFSET_SD
+) -> tuple[float, ClassPrior]:
+    """T and r of the calibrated logits z~ / T, at the maximum of the class-balanced likelihood of z~ / T - log r.
+
+    With many examples this is the fixed point of `measure_implied_prior` at the right temperature. With few it stays
+    near the expected law, where the fixed point is noise: with 5 examples a class it costs a point of accuracy, this
+    gains some (docs/decisions/0002).
+
+    Args: expected, what the rule says. deviation, standard deviation in nats of log r around log expected.
+    Raises: NotEnoughData when a class has no labelled example, LeakedSplit for training data, FitFailed.
+    """
+    require_every_class(logit_set)
+    anchor = Anchor(scale=1.0, offset=-expected.log_probs, scale_sd=LOG_TEMPERATURE_SD, offset_sd=deviation)
+    fit = fit_affine(logit_set, anchor=anchor, scale_per_class=False)
+    temperature = 1.0 / max(float(fit.scale[0]), 1.0 / MAX_TEMPERATURE)
+    return temperature, ClassPrior.from_weights(np.exp(fit.offset.min() - fit.offset))
+
+
+def measure_implied_prior(logit_set: LogitSet) -> ClassPrior:
     """The fixed point r = M r, where column j of M is the mean prediction over the examples of class j.
 
-    A calibrated posterior predicts r on average exactly on data that follow r, and on no other law.
+    A calibrated posterior predicts r on average exactly on data that follow r, and on no other law. M is a matrix of
+    transition probabilities, and r its stationary law; `RESTART` makes that unique where the classifier never takes one
+    class for another, and is far below what examples can tell.
 
+    Returns: r, `(C,)`; a class that is never predicted gets the smallest positive number.
     Raises: NotEnoughData when a class has no labelled example.
     """
     counts = logit_set.class_counts
@@ -176,18 +215,56 @@ def measure_implied_prior(logit_set: LogitSet, *, tolerance: float = 1e-10, max_
             f"measuring the implied prior needs a labelled example of every class; class {int(counts.argmin())} has "
             "none. Add labelled logits."
         )
-    predictions = softmax(logit_set.logits)
-    columns: FloatArray = np.zeros((logit_set.num_classes, logit_set.num_classes))
-    np.add.at(columns, logit_set.labels, predictions)
-    mean_prediction = (columns / counts[:, None]).T
-    r = np.full(logit_set.num_classes, 1.0 / logit_set.num_classes)
-    for _ in range(max_steps):
-        step = mean_prediction @ r
-        step = np.maximum(step / step.sum(), np.finfo(np.float64).tiny)  # a class never predicted must not reach log 0
-        if np.abs(step - r).sum() < tolerance:
-            break
-        r = step
-    return ClassPrior.from_weights(step)
+    num_classes = logit_set.num_classes
+    by_class = np.zeros((num_classes, num_classes))  # row j: mean prediction over the examples of class j
+    rows = max(1, BLOCK // num_classes)
+    order = np.argsort(logit_set.labels, kind="stable")
+    for start in range(0, order.size, rows):
+        block = order[start : start + rows]
+        labels, first = np.unique(logit_set.labels[block], return_index=True)
+        by_class[labels] += np.add.reduceat(softmax(logit_set.logits[block]), first, axis=0)
+    by_class *= ((RESTART - 1.0) / counts)[:, None]
+    by_class[np.diag_indices(num_classes)] += 1.0
+    r = np.linalg.solve(by_class.T, np.full(num_classes, RESTART / num_classes))
+    return ClassPrior.from_weights(np.maximum(r, np.finfo(np.float64).tiny))
+
+
+def prior_between(class_counts: ArrayLike, kappa: float) -> ClassPrior:
+    """The target n^kappa: uniform at kappa 0, the training law at 1, in favour of rare classes below 0.
+
+    Args: class_counts `(C,)`, training examples a class. kappa in [-0.5, 1.5].
+    Raises: InvalidPrior for another kappa, EmptyClass, ShapeMismatch.
+    """
+    if not KAPPA_RANGE[0] <= kappa <= KAPPA_RANGE[1]:
+        raise InvalidPrior(
+            f"kappa lies in [{KAPPA_RANGE[0]}, {KAPPA_RANGE[1]}] (0 is uniform, 1 the training law); got {kappa}."
+        )
+    log_counts = np.log(checked_counts(class_counts))
+    return ClassPrior.from_weights(np.exp(kappa * (log_counts - log_counts.max())))
+
+
+def capped(target: ClassPrior, implied_prior: ClassPrior, factor: float = LARGE_FACTOR) -> ClassPrior:
+    """The target with no class moved by more than `factor` against the others, either way.
+
+    An assumed prior that is wrong by a factor of 7 is worse than none, and a rare class has little evidence of its own:
+    a cap bounds what a wrong number can do. The log ratio of target and implied prior is held within log factor of its
+    median; a class that cannot occur stays so.
+
+    Raises: InvalidPrior for a factor that is not above 1 or for another number of classes.
+    """
+    if not factor > 1:
+        raise InvalidPrior(f"a cap is a factor above 1; got {factor}.")
+    if target.num_classes != implied_prior.num_classes:
+        raise ShapeMismatch(
+            f"the target prior must have {implied_prior.num_classes} classes as the implied prior has; "
+            f"got {target.num_classes}."
+        )
+    possible = target.probs > 0
+    ratio = target.log_probs[possible] - implied_prior.log_probs[possible]
+    middle, reach = np.median(ratio), np.log(factor)
+    log_target = np.full(target.num_classes, -np.inf)
+    log_target[possible] = implied_prior.log_probs[possible] + np.clip(ratio, middle - reach, middle + reach)
+    return ClassPrior.from_weights(np.exp(log_target - log_target.max()))
 
 
 def total_variation(p: ClassPrior, q: ClassPrior) -> float:

@@ -12,12 +12,11 @@ from models.calibration.choose import METHODS, choose, fit_named, num_folds, out
 from models.calibration.frequencies import Frequencies
 from models.calibration.marc_paper import METHOD as MARC_PAPER
 from models.calibration.metrics import evaluate
-from models.calibration.prior import Ledger, kl_divergence, total_variation
+from models.calibration.prior import LARGE_FACTOR, Ledger, kl_divergence, total_variation
 from models.calibration.temperature import closed_form_without_data
-from models.calibration.types import Calibration, ClassPrior, DebiasedLogits, FloatArray, LogitSet
+from models.calibration.types import AdjustedLogits, Calibration, ClassPrior, FloatArray, LogitSet
 
 RESTORES_BIAS_BELOW = 0.02  # total variation between a target and the training law
-LARGE_SHIFT = float(np.log(100.0))  # nats between the target and the implied prior
 SMALL_GROUP = 20  # labelled examples of a group under which its figures say little
 SHOWN = 5
 
@@ -160,30 +159,32 @@ def _measure(
     """Metrics before and after, and the decisions that flip; None where there is nothing to measure on."""
     if calibration_set is None or not calibration_set.labels.size:
         return None, None
-    scores = [_out_of_fold_scores(deployment, calibration_set, row_norms) for deployment in (before, after)]
+    adjusted = [_out_of_fold(deployment, calibration_set, row_norms) for deployment in (before, after)]
     results = [
-        asdict(evaluate(s, calibration_set.labels, class_counts=after.ledger.class_counts, target=after.prior))
-        for s in scores
+        asdict(evaluate(each, calibration_set.labels, class_counts=after.ledger.class_counts, target=after.prior))
+        for each in adjusted
     ]
     folds = num_folds(calibration_set) if _fitted_on(after.calibration, calibration_set) else 0
     sample = {
         "drawn": calibration_set.drawn,
         "items": results[1].pop("items"),
-        "weighted_to": "the target prior after the change (accuracy, ece, nll) and to every class alike (the rest)",
+        "weighted_to": "the target prior after the change; balanced_accuracy, many, medium and few weigh classes alike",
         "out_of_fold": folds,
     }
     results[0].pop("items")
-    return {"sample": sample, "before": results[0], "after": results[1]}, _flips(scores[0], scores[1], class_names)
+    return {"sample": sample, "before": results[0], "after": results[1]}, _flips(
+        adjusted[0].values, adjusted[1].values, class_names
+    )
 
 
-def _out_of_fold_scores(deployment: Deployment, calibration_set: LogitSet, row_norms: ArrayLike | None) -> FloatArray:
+def _out_of_fold(deployment: Deployment, calibration_set: LogitSet, row_norms: ArrayLike | None) -> AdjustedLogits:
     calibration = deployment.calibration
     if _fitted_on(calibration, calibration_set):
         fit = fit_named(calibration.method, row_norms)
-        debiased = DebiasedLogits(out_of_fold(fit, calibration_set, deployment.ledger), calibration.implied_prior)
+        debiased = out_of_fold(fit, calibration_set, deployment.ledger)
     else:
         debiased = calibration.debias(calibration_set.raw)
-    return debiased.adjust(deployment.prior).scores()
+    return debiased.adjust(deployment.prior)
 
 
 def _flips(before: FloatArray, after: FloatArray, class_names: Sequence[str]) -> dict[str, Any]:
@@ -211,11 +212,11 @@ def _warnings(
         found += _ledger_warnings(before, after)
     with np.errstate(invalid="ignore"):
         gap = np.abs(after.prior.log_probs - after.calibration.implied_prior.log_probs)
-    far = np.flatnonzero(np.isfinite(gap) & (gap > LARGE_SHIFT))
+    far = np.flatnonzero(np.isfinite(gap) & (gap > np.log(LARGE_FACTOR)))
     if far.size:
         found.append(
-            f"{far.size} classes are moved by more than a factor of 100 (first {class_names[far[0]]!r}): a prior wrong "
-            "by a factor of 7 is already worse than none."
+            f"{far.size} classes are moved by more than a factor of {LARGE_FACTOR:g} (first {class_names[far[0]]!r}): "
+            "a prior wrong by a factor of 7 is already worse than none."
         )
     if measured is None:
         found.append("nothing was measured: the model came without a calibration set.")

@@ -1,14 +1,26 @@
-"""The closed form (take the implied prior out, temperature inside) and its bias-corrected relative."""
+"""The closed form (implied prior out, temperature inside) and its relatives: temperature, BCTS, vector scaling."""
+
+from dataclasses import replace
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from models.calibration.affine import LOG_TEMPERATURE_SD, balanced_nll, fit_affine, require_held_out
-from models.calibration.errors import ShapeMismatch
-from models.calibration.prior import Ledger
+from models.calibration.affine import (
+    LOG_TEMPERATURE_SD,
+    Anchor,
+    balanced_weights,
+    fit_affine,
+    item_nll,
+    require_every_class,
+    require_held_out,
+)
+from models.calibration.errors import FitFailed, ShapeMismatch
+from models.calibration.prior import MAX_TEMPERATURE, Ledger
 from models.calibration.types import Calibration, ClassPrior, FitReport, LogitSet
 
-MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
+MIN_TEMPERATURE = 0.05
+SEPARATED = 1e-4  # nats: a loss that falls to it falls on for ever
+MIN_PER_CLASS = 5  # fewer labelled examples of a class do not carry parameters of its own
 
 
 def fit_closed_form(logit_set: LogitSet, ledger: Ledger) -> tuple[Calibration, FitReport]:
@@ -25,10 +37,11 @@ def fit_closed_form(logit_set: LogitSet, ledger: Ledger) -> tuple[Calibration, F
     offset = -ledger.implied_prior.log_probs
     bounds = (-np.log(MAX_TEMPERATURE), -np.log(MIN_TEMPERATURE))  # of log(1 / T)
     penalty = 0.5 / (LOG_TEMPERATURE_SD**2 * logit_set.labels.size)
+    weights = balanced_weights(logit_set)
 
     def objective(log_scale: float) -> float:
-        nll = balanced_nll(np.exp(log_scale) * logit_set.logits + offset, logit_set)
-        return nll + penalty * float(log_scale) ** 2
+        losses = item_nll(logit_set.logits, logit_set, float(np.exp(log_scale)), offset)
+        return float(weights @ losses) + penalty * float(log_scale) ** 2
 
     result = minimize_scalar(objective, bounds=bounds, method="bounded", options={"xatol": 1e-8})
     scale = float(np.exp(result.x))
@@ -53,6 +66,20 @@ def fit_closed_form(logit_set: LogitSet, ledger: Ledger) -> tuple[Calibration, F
     return calibration, report
 
 
+def fit_temperature(logit_set: LogitSet, ledger: Ledger) -> tuple[Calibration, FitReport]:
+    """d = z~ / T with the closed form's T, the classifier's own prior left in: r stays r_raw (Guo et al., ICML 2017).
+
+    Adjusted to any target it gives the scores of the closed form; without a target, those of the training law.
+
+    Raises: as `fit_closed_form`.
+    """
+    closed, report = fit_closed_form(logit_set, ledger)
+    calibration = replace(
+        closed, offset=np.zeros(closed.num_classes), implied_prior=ledger.implied_prior, method="temperature"
+    )
+    return calibration, replace(report, method="temperature")
+
+
 def closed_form_without_data(ledger: Ledger) -> Calibration:
     """d = z~ - log r_raw: what can be said without a labelled example; the confidence stays the classifier's own."""
     num_classes = ledger.implied_prior.num_classes
@@ -71,10 +98,12 @@ def fit_bcts(logit_set: LogitSet, ledger: Ledger) -> tuple[Calibration, FitRepor
 
     Class-balanced weights and a free offset a class make r uniform (Alexandari et al., ICML 2020).
 
-    Raises: LeakedSplit, NotEnoughData, ShapeMismatch, FitFailed.
+    Raises: LeakedSplit, NotEnoughData for a class without an example, ShapeMismatch, FitFailed.
     """
+    require_every_class(logit_set)
     base, _ = fit_closed_form(logit_set, ledger)
-    fit = fit_affine(logit_set, anchor_scale=float(base.scale[0]), anchor_offset=base.offset, scale_per_class=False)
+    anchor = Anchor(scale=float(base.scale[0]), offset=base.offset)
+    fit = fit_affine(logit_set, anchor=anchor, scale_per_class=False)
     calibration = Calibration(
         scale=fit.scale,
         offset=fit.offset,
@@ -84,9 +113,56 @@ def fit_bcts(logit_set: LogitSet, ledger: Ledger) -> tuple[Calibration, FitRepor
         provenance=fitted_on(logit_set),
     )
     report = FitReport(
-        method="bcts", objective=fit.objective, iterations=fit.iterations, num_items=logit_set.labels.size
+        method="bcts",
+        objective=fit.objective,
+        iterations=fit.iterations,
+        num_items=logit_set.labels.size,
+        warnings=few_examples(logit_set),
     )
     return calibration, report
+
+
+def fit_vector_scaling(logit_set: LogitSet, ledger: Ledger) -> tuple[Calibration, FitReport]:
+    """d_j = a_j z~_j + b_j at the minimum of the class-balanced NLL, without any pull (Guo et al., ICML 2017).
+
+    The same map as MARC's. A small calibration set has its minimum far out or at infinity: 20 examples a class are few.
+
+    Raises: LeakedSplit, NotEnoughData for a class without an example, ShapeMismatch, FitFailed where there is no
+        minimum.
+    """
+    require_every_class(logit_set)
+    base, _ = fit_closed_form(logit_set, ledger)
+    anchor = Anchor(scale=float(base.scale[0]), offset=base.offset, scale_sd=np.inf, offset_sd=np.inf)
+    fit = fit_affine(logit_set, anchor=anchor, scale_per_class=True)
+    if fit.objective < SEPARATED:
+        raise FitFailed(
+            f"vector scaling has no minimum here: it separates the {logit_set.labels.size} examples without an error "
+            "(class-balanced NLL 0). Add examples, or use choose."
+        )
+    calibration = replace(
+        base,
+        scale=fit.scale,
+        offset=fit.offset,
+        method="vector-scaling",
+        parameters={"scale": fit.scale.tolist(), "bias": fit.offset.tolist()},
+    )
+    report = FitReport(
+        method="vector-scaling",
+        objective=fit.objective,
+        iterations=fit.iterations,
+        num_items=logit_set.labels.size,
+        warnings=few_examples(logit_set),
+    )
+    return calibration, report
+
+
+def few_examples(logit_set: LogitSet) -> tuple[str, ...]:
+    """The warning for a class with fewer examples than parameters of its own can be fitted on."""
+    fewest = int(logit_set.class_counts.min())
+    if fewest >= MIN_PER_CLASS:
+        return ()
+    rule = f"parameters of its own for each class need at least {MIN_PER_CLASS} examples of every class"
+    return (f"{rule}; the calibration set has a class with {fewest}. Use choose, or the closed form.",)
 
 
 def fitted_on(logit_set: LogitSet) -> dict[str, object]:

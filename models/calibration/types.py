@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from models.calibration.errors import (
+    CalibrationError,
     InvalidCalibration,
     InvalidLabels,
     InvalidLogits,
@@ -33,6 +34,17 @@ def frozen(values: ArrayLike) -> FloatArray:
     """A read-only float64 copy."""
     array = np.array(values, dtype=np.float64)
     array.setflags(write=False)
+    return array
+
+
+def numbers(values: ArrayLike, error: type[CalibrationError], rule: str) -> NDArray[Any]:
+    """The values as an array of integers or floats, not copied where they are one; `error` with `rule` otherwise."""
+    try:
+        array = np.asarray(values)
+    except (ValueError, OverflowError):
+        raise error(f"{rule}; got lists of different lengths or depths.") from None
+    if array.dtype.kind not in "iuf":
+        raise error(f"{rule}; got {array.dtype}. Convert it to numbers first.")
     return array
 
 
@@ -58,8 +70,7 @@ class ClassPrior:
     probs: FloatArray
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "probs", frozen(self.probs))
-        _check_weights(self.probs)
+        object.__setattr__(self, "probs", _checked_weights(self.probs))
         if abs(self.probs.sum() - 1.0) > 1e-6:
             raise InvalidPrior(f"a class prior must sum to 1; got {self.probs.sum():.6g}. Normalise it first.")
 
@@ -70,8 +81,7 @@ class ClassPrior:
     @classmethod
     def from_weights(cls, weights: ArrayLike) -> ClassPrior:
         """Counts or any other non-negative numbers `(C,)`, divided by their sum."""
-        array = frozen(weights)
-        _check_weights(array)
+        array = _checked_weights(weights)
         largest = array.max()  # first, so that the sum of huge weights cannot overflow
         return cls(array / largest / (array / largest).sum())
 
@@ -103,7 +113,8 @@ class ClassPrior:
             return np.asarray(np.log(self.probs), dtype=np.float64)
 
 
-def _check_weights(weights: FloatArray) -> None:
+def _checked_weights(values: ArrayLike) -> FloatArray:
+    weights = frozen(numbers(values, InvalidPrior, "a class prior is one number a class"))
     if weights.ndim != 1 or weights.size < 2:
         raise InvalidPrior(f"a class prior is one number a class, at least two; got an array of shape {weights.shape}.")
     if not np.isfinite(weights).all():
@@ -112,14 +123,15 @@ def _check_weights(weights: FloatArray) -> None:
         raise InvalidPrior(f"a class prior has no negative entry; class {int(weights.argmin())} is {weights.min():g}.")
     if not weights.any():
         raise InvalidPrior("a class prior needs at least one class that can occur; all entries are 0.")
+    return weights
 
 
 def _check_logits(values: FloatArray) -> None:
     if values.ndim != 2 or values.shape[1] < 2:
         raise ShapeMismatch(f"logits must be (N, C) with at least two classes; got shape {values.shape}.")
-    sound = np.abs(values) <= _FLOAT32_MAX  # False for NaN and infinity too
-    if not sound.all():
-        row, column = np.argwhere(~sound)[0]
+    # Of the extremes alone, without an array of the logits' own size; NaN passes into both and fails the comparison.
+    if values.size and not (values.min() >= -_FLOAT32_MAX and values.max() <= _FLOAT32_MAX):
+        row, column = np.argwhere(~(np.abs(values) <= _FLOAT32_MAX))[0]
         raise InvalidLogits(
             f"logits must be finite numbers that fit float32; row {row}, class {column} is {values[row, column]}. "
             "Send the classifier's output before softmax; a log of a zero probability is not a logit."
@@ -137,9 +149,19 @@ class RawLogits:
     values: FloatArray
 
     def __post_init__(self) -> None:
-        values = np.asarray(self.values, dtype=np.float64)
+        values = numbers(self.values, InvalidLogits, "logits are numbers, one row an example").astype(
+            np.float64, copy=False
+        )
         _check_logits(values)
-        object.__setattr__(self, "values", frozen(values - values.mean(axis=1, keepdims=True)))
+        object.__setattr__(self, "values", values - values.mean(axis=1, keepdims=True))
+        self.values.setflags(write=False)
+
+    @classmethod
+    def _of_centred(cls, values: FloatArray) -> RawLogits:
+        """Of logits that were checked and centred before: nothing is computed or copied."""
+        raw = object.__new__(cls)
+        object.__setattr__(raw, "values", values)
+        return raw
 
     def scores(self) -> FloatArray:
         """softmax of the raw logits: what the classifier would have said without Equipoise."""
@@ -240,7 +262,7 @@ class LogitSet:
         labels = np.array(self.labels)
         if labels.shape != (raw.values.shape[0],):
             raise ShapeMismatch(f"labels must be ({raw.values.shape[0]},) like the logits; got {labels.shape}.")
-        if not np.issubdtype(labels.dtype, np.integer):
+        if labels.dtype.kind not in "iu":
             raise InvalidLabels(f"labels must be integers, class indices from 0; got {labels.dtype}.")
         if labels.size and not (labels.min() >= 0 and labels.max() < raw.values.shape[1]):
             raise InvalidLabels(f"labels must lie in [0, {raw.values.shape[1]}); got {labels.min()} to {labels.max()}.")
@@ -251,7 +273,7 @@ class LogitSet:
 
     @property
     def raw(self) -> RawLogits:
-        return RawLogits(self.logits)
+        return RawLogits._of_centred(self.logits)
 
     @property
     def num_classes(self) -> int:

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from models.calibration.choose import METHODS, choose, fit_named, num_folds, out_of_fold, was_chosen
+from models.calibration.choose import CANDIDATES, METHODS, choose, fit_named, num_folds, out_of_fold, was_chosen
 from models.calibration.errors import CalibrationError, LeakedSplit, NotEnoughData
+from models.calibration.prior import Ledger
 from models.calibration.types import LogitSet
 
 
@@ -16,7 +17,8 @@ def test_takes_the_closed_form_where_it_is_the_truth(simulate):
     sample = simulate(per_class=40, confidence=2.0)
     choice = choose(sample.logit_set, sample.ledger)
     assert choice.calibration.method == "closed-form"
-    assert set(choice.balanced_nll) == set(METHODS)
+    assert set(choice.balanced_nll) == set(CANDIDATES)
+    assert choice.report.warnings == ()
 
 
 def test_takes_an_offset_a_class_where_one_class_is_off(simulate):
@@ -26,11 +28,24 @@ def test_takes_an_offset_a_class_where_one_class_is_off(simulate):
     assert choice.balanced_nll["bcts"] < choice.balanced_nll["closed-form"]
 
 
-def test_fewer_than_five_examples_a_class_leave_the_closed_form(simulate):
+def test_one_example_of_a_class_leaves_the_closed_form(simulate):
+    sample = simulate(per_class=30)
+    all_but = np.flatnonzero((sample.logit_set.labels != 4) | (np.arange(300) == 120))
+    choice = choose(shifted(sample, 2, 3.0).subset(all_but), sample.ledger)
+    assert choice.calibration.method == "closed-form"
+    assert "a class with 1" in choice.reason
+
+
+def test_forty_examples_in_all_leave_the_closed_form(simulate):
     sample = simulate(per_class=4)
     choice = choose(shifted(sample, 2, 3.0), sample.ledger)
     assert choice.calibration.method == "closed-form"
-    assert "class with 4 examples" in choice.reason
+    assert "40 examples" in choice.reason
+
+
+def test_two_examples_a_class_are_compared_where_the_classes_are_many(simulate):
+    sample = simulate(classes=50, per_class=2)
+    assert set(choose(sample.logit_set, sample.ledger).balanced_nll) == set(CANDIDATES)
 
 
 def test_says_why_and_signs_the_calibration(simulate):
@@ -50,8 +65,8 @@ def test_out_of_fold_rows_come_from_a_fit_that_did_not_see_them(simulate):
     relabelled = LogitSet(logits=sample.logit_set.logits, labels=labels, split="calibration")
     inside, _ = fit_named("bcts")(relabelled, sample.ledger)
     outside = out_of_fold(fit_named("bcts"), relabelled, sample.ledger)
-    assert not np.allclose(inside.debias(relabelled.raw).values[0], clean[0])
-    assert outside.shape == clean.shape
+    assert not np.allclose(inside.debias(relabelled.raw).values[0], clean.values[0])
+    assert outside.values.shape == clean.values.shape
     assert num_folds(relabelled) == 5
 
 
@@ -62,11 +77,42 @@ def test_two_calls_give_the_same_answer(simulate):
     np.testing.assert_array_equal(first.calibration.offset, second.calibration.offset)
 
 
+def test_out_of_fold_rows_stand_under_one_prior_whatever_the_fit_leaves(simulate):
+    sample = simulate(per_class=20, confidence=2.0)
+    closed, plain = (out_of_fold(fit_named(name), sample.logit_set, sample.ledger) for name in METHODS[:2])
+    np.testing.assert_allclose(closed.scores(), plain.scores(), atol=1e-12)
+    np.testing.assert_allclose(closed.implied_prior.probs, 0.1)
+
+
+class TestALedgerThatTheExamplesContradict:
+    @pytest.mark.parametrize(
+        ("truth", "said", "suspected"),
+        [("balanced-softmax", "cross-entropy", "uniform"), ("cross-entropy", "balanced-softmax", "training law")],
+    )
+    def test_is_doubted_in_the_report(self, simulate, truth, said, suspected):
+        sample = simulate(per_class=10, trained_with=truth, confidence=1.5)
+        wrong = Ledger.by_rule(said, sample.ledger.class_counts)
+        (warning,) = choose(sample.logit_set, wrong).report.warnings
+        assert said in warning
+        assert f"rather {suspected}" in warning or f"rather the {suspected}" in warning
+        assert choose(sample.logit_set, sample.ledger).report.warnings == ()
+
+    def test_is_doubted_with_one_example_a_class_already(self, simulate):
+        sample = simulate(classes=50, per_class=1, trained_with="balanced-softmax")
+        wrong = Ledger.by_rule("cross-entropy", sample.ledger.class_counts)
+        assert "uniform" in choose(sample.logit_set, wrong).report.warnings[0]
+
+    def test_is_seldom_doubted_where_it_is_right(self, simulate):
+        for seed in range(8):
+            sample = simulate(per_class=5, confidence=1.7, seed=seed)
+            assert choose(sample.logit_set, sample.ledger).report.warnings == ()
+
+
 def test_refuses_training_data_nothing_and_unknown_methods(simulate):
     sample = simulate(per_class=5)
     with pytest.raises(LeakedSplit):
         choose(LogitSet(logits=sample.logit_set.logits, labels=sample.logit_set.labels, split="train"), sample.ledger)
     with pytest.raises(NotEnoughData):
         choose(sample.logit_set.subset(np.array([], dtype=int)), sample.ledger)
-    with pytest.raises(CalibrationError, match="closed-form, bcts, marc; got 'platt'"):
+    with pytest.raises(CalibrationError, match="closed-form, bcts, marc, vector-scaling; got 'platt'"):
         fit_named("platt")

@@ -1,14 +1,23 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from models.calibration.affine import balanced_nll, fit_affine, penalised_nll
+from models.calibration.affine import Anchor, balanced_nll, balanced_weights, fit_affine, item_nll, penalised_nll
 from models.calibration.errors import FitFailed, InvalidCalibration, LeakedSplit, NotEnoughData, ShapeMismatch
 from models.calibration.marc import fit_held_out, fold_into_linear
-from models.calibration.prior import Ledger
-from models.calibration.temperature import closed_form_without_data, fit_bcts, fit_closed_form
+from models.calibration.prior import Ledger, measure_implied_prior, total_variation
+from models.calibration.temperature import (
+    closed_form_without_data,
+    fit_bcts,
+    fit_closed_form,
+    fit_temperature,
+    fit_vector_scaling,
+)
 from models.calibration.types import Calibration, ClassPrior, LogitSet, RawLogits, softmax
 
-FITS = [fit_closed_form, fit_bcts, fit_held_out]
+FITS = [fit_temperature, fit_closed_form, fit_bcts, fit_held_out, fit_vector_scaling]
+PER_CLASS = FITS[2:]
 
 
 class TestClosedForm:
@@ -38,7 +47,7 @@ class TestClosedForm:
         labels = np.repeat(np.arange(3), 3)
         right = LogitSet(logits=4 * np.eye(3)[labels], labels=labels, split="calibration")
         ledger = Ledger.by_rule("balanced-sampling", [5, 5, 5])
-        for fit in FITS:
+        for fit in FITS[:4]:  # not vector scaling, which has no minimum here
             calibration, _ = fit(right, ledger)
             wrong_classes = np.sort(calibration.debias(right.raw).scores(), axis=1)[:, :2]
             assert wrong_classes.min() > 1e-4
@@ -75,9 +84,10 @@ class TestPerClassFits:
         logits = sample.logit_set.logits.copy()
         logits[:, 0] = 3 * logits[:, 0]
         broken = LogitSet(logits=logits, labels=sample.logit_set.labels, split="calibration")
-        marc, report = fit_held_out(broken, sample.ledger)
+        marc, _ = fit_held_out(broken, sample.ledger)
         bcts, _ = fit_bcts(broken, sample.ledger)
-        assert report.objective < balanced_nll(bcts.debias(broken.raw).values, broken) - 0.02
+        with_scales, without = (balanced_nll(fit.debias(broken.raw).values, broken) for fit in (marc, bcts))
+        assert with_scales < without - 0.01
         assert marc.parameters["omega"][0] < np.median(marc.parameters["omega"])
 
     def test_row_norms_change_the_letters_and_not_the_map(self, simulate):
@@ -108,17 +118,97 @@ class TestPerClassFits:
         np.testing.assert_allclose(there.scale, here.scale[order], atol=1e-3)
         np.testing.assert_allclose(there.offset, here.offset[order], atol=1e-3)
 
-    def test_a_class_that_speaks_against_itself_is_a_warning(self, simulate):
+    def test_a_class_that_speaks_against_itself_is_silenced_with_a_warning(self, simulate):
         sample = simulate(per_class=300)
         logits = sample.logit_set.logits.copy()
         logits[:, 0] = -logits[:, 0]
         mirrored = LogitSet(logits=logits, labels=sample.logit_set.labels, split="calibration")
-        assert "omega is negative" in fit_held_out(mirrored, sample.ledger)[1].warnings[0]
+        marc, report = fit_held_out(mirrored, sample.ledger)
+        assert "omega ended at 0 for 1 classes (first 0)" in report.warnings[0]
+        assert marc.scale[0] == 0
+        assert (marc.scale[1:] > 0).all()
+
+    @pytest.mark.parametrize("fit", PER_CLASS[:2])
+    def test_four_examples_of_a_class_are_few_and_five_are_not(self, simulate, fit):
+        few, enough = simulate(per_class=4), simulate(per_class=5)
+        assert "a class with 4" in fit(few.logit_set, few.ledger)[1].warnings[0]
+        assert fit(enough.logit_set, enough.ledger)[1].warnings == ()
+
+    @pytest.mark.parametrize("fit", PER_CLASS)
+    def test_refuse_a_set_that_lacks_a_class(self, simulate, fit):
+        sample = simulate(per_class=30)
+        lacking = sample.logit_set.subset(np.flatnonzero(sample.logit_set.labels != 4))
+        with pytest.raises(NotEnoughData, match=r"1 of 10 have none \(first class 4\)"):
+            fit(lacking, sample.ledger)
+
+    def test_leave_a_uniform_prior_behind(self, simulate):
+        # what the fits claim, measured on examples they did not see
+        sample, fresh = simulate(per_class=400, confidence=2.0), simulate(per_class=400, confidence=2.0, seed=0)
+        for fit in PER_CLASS:
+            calibration, _ = fit(sample.logit_set, sample.ledger)
+            debiased = calibration.debias(fresh.logit_set.raw).values
+            measured = measure_implied_prior(LogitSet(logits=debiased, labels=fresh.logit_set.labels, split="test"))
+            assert total_variation(measured, calibration.implied_prior) < 0.02
+
+
+class TestTemperature:
+    def test_leaves_the_classifiers_own_prior_and_gives_the_closed_forms_scores_under_a_target(self, simulate):
+        sample = simulate(confidence=2.0)
+        plain, report = fit_temperature(sample.logit_set, sample.ledger)
+        closed, _ = fit_closed_form(sample.logit_set, sample.ledger)
+        raw, target = sample.logit_set.raw, ClassPrior.from_weights(np.arange(1, 11))
+        np.testing.assert_allclose(
+            plain.debias(raw).adjust(target).scores(), closed.debias(raw).adjust(target).scores(), atol=1e-12
+        )
+        own = plain.debias(raw).scores()
+        np.testing.assert_allclose(own, softmax(raw.values / plain.parameters["temperature"]), atol=1e-12)
+        assert report.method == plain.method == "temperature"
+
+
+class TestVectorScaling:
+    def test_is_marc_without_the_pull(self, simulate):
+        sample = simulate(per_class=1000)
+        free, report = fit_vector_scaling(sample.logit_set, sample.ledger)
+        pulled, pulled_report = fit_held_out(sample.logit_set, sample.ledger)
+        assert report.objective < pulled_report.objective
+        np.testing.assert_allclose(free.scale, pulled.scale, atol=0.03)
+
+    def test_says_so_where_the_examples_have_no_minimum(self):
+        labels = np.repeat(np.arange(3), 5)
+        separated = LogitSet(logits=4 * np.eye(3)[labels], labels=labels, split="calibration")
+        with pytest.raises(FitFailed, match="separate"):
+            fit_vector_scaling(separated, Ledger.by_rule("balanced-sampling", [5, 5, 5]))
+
+
+class TestLargeSets:
+    def test_rows_in_many_blocks_count_like_rows_in_one(self, simulate, monkeypatch):
+        sample = simulate(per_class=37)
+        whole, _ = fit_held_out(sample.logit_set, sample.ledger)
+        monkeypatch.setattr("models.calibration.affine.BLOCK", 70)  # 7 rows; 370 do not divide by them
+        pieces, _ = fit_held_out(sample.logit_set, sample.ledger)
+        np.testing.assert_allclose(pieces.offset, whole.offset, atol=1e-4)
+        np.testing.assert_allclose(pieces.scale, whole.scale, atol=1e-4)
+
+    def test_the_memory_beside_the_logits_is_bounded(self, simulate):
+        sample = simulate(classes=200, per_class=100)  # 32 MB of logits
+        tracemalloc.start()
+        fit_held_out(sample.logit_set, sample.ledger)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 12e6
+
+    def test_losses_of_items_are_those_of_the_softmax(self, simulate):
+        sample = simulate(per_class=5)
+        rows = np.arange(50)
+        by_softmax = -np.log(softmax(2 * sample.logit_set.logits + 1)[rows, sample.logit_set.labels])
+        np.testing.assert_allclose(item_nll(sample.logit_set.logits, sample.logit_set, 2.0, 1.0), by_softmax)
 
     @pytest.mark.parametrize("num_scales", [1, 4])
     def test_the_gradient_is_the_derivative_of_the_objective(self, simulate, num_scales):
         logit_set = simulate(classes=4, per_class=7).logit_set
-        objective = penalised_nll(logit_set, anchor=np.ones(num_scales + 4), num_scales=num_scales)
+        ones = np.ones(num_scales + 4)
+        weights = balanced_weights(logit_set)
+        objective = penalised_nll(logit_set, weights=weights, anchor=ones, deviations=0.5 * ones)
         theta = np.random.default_rng(0).normal(size=num_scales + 4)
         steps = 1e-6 * np.eye(theta.size)
         numeric = [(objective(theta + step)[0] - objective(theta - step)[0]) / 2e-6 for step in steps]
@@ -152,7 +242,7 @@ class TestEveryFit:
         sample = simulate(per_class=5)
         with pytest.raises(FitFailed, match="1 steps"):
             fit_affine(
-                sample.logit_set, anchor_scale=5.0, anchor_offset=np.zeros(10), scale_per_class=True, max_steps=1
+                sample.logit_set, anchor=Anchor(scale=5.0, offset=np.zeros(10)), scale_per_class=True, max_steps=1
             )
 
     def test_row_norms_are_positive_and_one_a_class(self, simulate):

@@ -13,7 +13,8 @@ from models.calibration.errors import (
     ShapeMismatch,
 )
 from models.calibration.marc import fold_into_linear
-from models.calibration.marc_paper import AS_PUBLISHED, PaperFit, class_weights, fit_paper
+from models.calibration.marc_paper import AS_PUBLISHED, PaperFit, class_weights, fit_paper, published_scores
+from models.calibration.metrics import expected_calibration_error
 from models.calibration.metrics_detail import mean_logit_by_class, per_class_accuracy
 from models.calibration.prior import total_variation
 from models.calibration.types import Calibration, ClassPrior, IntArray, LogitSet, RawLogits
@@ -54,6 +55,44 @@ def long_tail(simulate):
 
 def balanced_accuracy(calibration, logit_set):
     return per_class_accuracy(calibration.debias(logit_set.raw).values, logit_set.labels).mean()
+
+
+class TestTheHeldOutTemperature:
+    def test_repairs_the_confidence_that_the_training_set_cannot_tell(self, long_tail):
+        data = long_tail(confidence=3.0)
+        config = replace(SHORT, gamma=1.0, weight_decay=0.0, peak_learning_rate=0.05, first_learning_rate=0.01)
+        cold, _ = fit_paper(data.train, data.counts, config=config)
+        warm, _ = fit_paper(data.train, data.counts, config=config, held_out=data.held_out)
+        uniform = ClassPrior.uniform(10)
+        raw, labels = data.held_out.raw, data.held_out.labels
+        before, after = (each.debias(raw).adjust(uniform).scores() for each in (cold, warm))
+        assert warm.parameters["temperature"] > 1.2
+        assert expected_calibration_error(after, labels) < 0.8 * expected_calibration_error(before, labels)
+
+    def test_leaves_the_letters_and_the_scores_of_the_paper(self, long_tail):
+        data = long_tail(confidence=2.0)
+        cold, _ = fit_paper(data.train, data.counts, config=SHORT)
+        warm, _ = fit_paper(data.train, data.counts, config=SHORT, held_out=data.held_out)
+        assert warm.parameters["omega"] == cold.parameters["omega"]
+        assert warm.parameters["temperature"] != cold.parameters["temperature"] == 1.0
+        expected = cold.debias(data.held_out.raw).scores()
+        np.testing.assert_allclose(published_scores(cold, data.held_out.raw), expected, atol=1e-12)
+        np.testing.assert_allclose(published_scores(warm, data.held_out.raw), expected, atol=1e-12)
+
+    def test_comes_with_the_prior_of_the_divided_map(self, long_tail):
+        # adjusted to a uniform target, the mean prediction on as many rows of every class is uniform
+        data = long_tail(confidence=2.0)
+        warm, _ = fit_paper(data.train, data.counts, config=SHORT, held_out=data.held_out)
+        scores = warm.debias(data.held_out.raw).adjust(ClassPrior.uniform(10)).scores()
+        np.testing.assert_allclose(scores.mean(axis=0), 0.1, atol=0.002)
+
+    def test_does_no_harm_with_one_held_out_row_a_class(self, long_tail):
+        data = long_tail(confidence=2.0)
+        cold, _ = fit_paper(data.train, data.counts, config=SHORT)
+        one_each = data.held_out.subset(np.flatnonzero(np.diff(data.held_out.labels, prepend=-1)))
+        warm, _ = fit_paper(data.train, data.counts, config=SHORT, held_out=one_each)
+        assert one_each.labels.size == 10
+        assert balanced_accuracy(warm, data.held_out) > balanced_accuracy(cold, data.held_out) - 0.01
 
 
 class TestClassWeights:

@@ -1,8 +1,25 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from models.calibration.errors import EmptyClass, NotEnoughData, ShapeMismatch, UnknownTrainingRule
-from models.calibration.prior import Ledger, kl_divergence, measure_implied_prior, total_variation
+from models.calibration.errors import (
+    EmptyClass,
+    InvalidPrior,
+    LeakedSplit,
+    NotEnoughData,
+    ShapeMismatch,
+    UnknownTrainingRule,
+)
+from models.calibration.prior import (
+    Ledger,
+    capped,
+    estimate_implied_prior,
+    kl_divergence,
+    measure_implied_prior,
+    prior_between,
+    total_variation,
+)
 from models.calibration.types import ClassPrior, LogitSet
 
 COUNTS = [60, 30, 10]
@@ -56,10 +73,97 @@ class TestTheMeasuredPrior:
         with pytest.raises(NotEnoughData, match="class 2"):
             measure_implied_prior(logit_set)
 
+    def test_is_that_of_repeated_prediction(self, simulate):
+        sample = simulate(per_class=30)
+        probs, labels = sample.logit_set.raw.scores(), sample.logit_set.labels
+        law = np.full(10, 0.1)
+        for _ in range(3000):  # the definition: predict examples that follow the law, take the mean as the law
+            law = (law[labels] / 30) @ probs
+        np.testing.assert_allclose(measure_implied_prior(sample.logit_set).probs, law, atol=1e-6)
+
+    def test_is_uniform_where_nothing_is_ever_confused(self):
+        labels = np.repeat(np.arange(4), 3)
+        certain = LogitSet(logits=1e4 * np.eye(4)[labels], labels=labels, split="calibration")
+        np.testing.assert_allclose(measure_implied_prior(certain).probs, 0.25)
+
+    def test_of_a_class_that_is_never_predicted_is_positive_and_tiny(self):
+        labels = np.array([0, 1, 2])
+        never = LogitSet(logits=np.array([[0.0, 0, -1e4]] * 3), labels=labels, split="calibration")
+        probs = measure_implied_prior(never).probs
+        assert 0 < probs[2] < 1e-6
+        np.testing.assert_allclose(probs[:2], 0.5, atol=1e-6)
+
     def test_is_not_changed_by_new_counts(self, simulate):
         ledger = Ledger.measured(simulate().logit_set, [5] * 10)
         with pytest.raises(UnknownTrainingRule, match="measured"):
             ledger.with_class_counts([6] * 10)
+
+
+class TestTheEstimatedPrior:
+    def test_finds_temperature_and_prior_together_where_the_fixed_point_takes_confidence_for_prior(self, simulate):
+        sample = simulate(per_class=2000, confidence=2.5)
+        temperature, estimated = estimate_implied_prior(sample.logit_set, ClassPrior.uniform(10), deviation=2.0)
+        assert temperature == pytest.approx(2.5, rel=0.05)
+        assert total_variation(estimated, sample.ledger.implied_prior) < 0.02
+        assert total_variation(measure_implied_prior(sample.logit_set), sample.ledger.implied_prior) > 0.05
+
+    def test_stays_near_what_is_expected_with_few_examples(self, simulate):
+        sample = simulate(classes=50, per_class=1)
+        expected = sample.ledger.implied_prior
+        _, estimated = estimate_implied_prior(sample.logit_set, expected)
+        fixed_point = measure_implied_prior(sample.logit_set)
+        assert total_variation(estimated, expected) < 0.15
+        assert total_variation(estimated, expected) < 0.5 * total_variation(fixed_point, expected)
+
+    def test_needs_every_class_and_data_never_seen(self, simulate):
+        logit_set = simulate().logit_set
+        with pytest.raises(NotEnoughData, match="first class 3"):
+            estimate_implied_prior(logit_set.subset(np.flatnonzero(logit_set.labels != 3)), ClassPrior.uniform(10))
+        with pytest.raises(LeakedSplit):
+            estimate_implied_prior(replace(logit_set, split="train"), ClassPrior.uniform(10))
+
+
+class TestBetweenUniformAndTheTrainingLaw:
+    def test_kappa_by_hand(self):
+        # n = 16, 4, 1: n^(1/2) = 4, 2, 1; n^(-1/2) = 1, 2, 4
+        np.testing.assert_allclose(prior_between([16, 4, 1], 0.5).probs, np.array([4, 2, 1]) / 7)
+        np.testing.assert_allclose(prior_between([16, 4, 1], -0.5).probs, np.array([1, 2, 4]) / 7)
+
+    def test_its_ends_are_uniform_and_the_training_law(self):
+        np.testing.assert_allclose(prior_between(COUNTS, 0).probs, 1 / 3)
+        np.testing.assert_allclose(prior_between(COUNTS, 1).probs, [0.6, 0.3, 0.1])
+
+    @pytest.mark.parametrize("kappa", [-0.51, 1.51, float("nan"), float("inf")])
+    def test_kappa_has_a_range(self, kappa):
+        with pytest.raises(InvalidPrior, match=r"kappa lies in \[-0\.5, 1\.5\]"):
+            prior_between(COUNTS, kappa)
+
+    def test_counts_of_any_size(self):
+        probs = prior_between([2**53, 1, 1], 1.5).probs
+        assert np.isfinite(probs).all()
+        assert (probs > 0).all()
+
+
+class TestCaps:
+    def test_a_class_moves_by_no_more_than_the_factor_from_the_middle(self):
+        # ratios to uniform: 1000, 10, 10, 10, 0.1; with a factor of 5 around the median 10: 50, 10, 10, 10, 2
+        uniform = ClassPrior.uniform(5)
+        held = capped(ClassPrior.from_weights([1000, 10, 10, 10, 0.1]), uniform, 5)
+        np.testing.assert_allclose(held.probs, np.array([50, 10, 10, 10, 2]) / 82)
+
+    def test_what_is_within_stays(self):
+        target = ClassPrior.from_weights([3, 2, 1])
+        np.testing.assert_allclose(capped(target, ClassPrior.from_weights(COUNTS)).probs, target.probs)
+
+    def test_what_cannot_occur_stays_impossible(self):
+        held = capped(ClassPrior.from_weights([1, 0, 1e9, 1]), ClassPrior.uniform(4), 10)
+        np.testing.assert_allclose(held.probs, np.array([1, 0, 10, 1]) / 12)
+
+    def test_the_factor_is_above_one(self):
+        with pytest.raises(InvalidPrior, match="above 1; got 1"):
+            capped(ClassPrior.uniform(3), ClassPrior.uniform(3), 1)
+        with pytest.raises(ShapeMismatch, match="must have 2 classes"):
+            capped(ClassPrior.uniform(3), ClassPrior.uniform(2))
 
 
 def test_distances_by_hand():
@@ -96,15 +200,16 @@ class TestTheLedgerOfOurOwnTraining:
         sampled = Ledger.by_rule("meta-sampler", [4, 2], rates=[0.5, 0.5]).with_class_counts([8, 2])
         np.testing.assert_allclose(sampled.implied_prior.probs, [2 / 3, 1 / 3])
 
-    def test_where_the_rule_bends_r_is_measured_and_the_gap_is_told(self):
-        logits = np.log([[0.6, 0.4], [0.2, 0.8]] * 50)
-        held_out = LogitSet(logits=logits, labels=np.array([0, 1] * 50), split="calibration")
-        ledger = Ledger.by_rule("cross-entropy", [9, 1]).measured_on(held_out)
-        # r = M r with columns (0.6, 0.4) and (0.2, 0.8): r = (1/3, 2/3)
+    def test_where_the_rule_bends_r_is_measured_and_the_gap_is_told(self, simulate):
+        # the logits are those of balanced training, and the ledger was told cross-entropy
+        sample = simulate(per_class=2000, trained_with="balanced-softmax")
+        told = Ledger.by_rule("cross-entropy", sample.ledger.class_counts)
+        ledger = told.measured_on(sample.logit_set)
         assert ledger.source == "measured"
-        np.testing.assert_allclose(ledger.implied_prior.probs, [1 / 3, 2 / 3], atol=1e-6)
-        assert ledger.gap_to_rule == pytest.approx(0.9 - 1 / 3)
-        assert Ledger.by_rule("cross-entropy", [9, 1]).gap_to_rule == 0
+        assert total_variation(ledger.implied_prior, ClassPrior.uniform(10)) < 0.02
+        assert ledger.gap_to_rule == pytest.approx(total_variation(told.implied_prior, ledger.implied_prior))
+        assert ledger.gap_to_rule > 0.3
+        assert told.gap_to_rule == 0
 
     def test_without_an_example_of_every_class_the_rule_stays_and_is_called_approximate(self):
         held_out = LogitSet(logits=np.zeros((2, 2)), labels=np.array([0, 0]), split="calibration")

@@ -77,6 +77,16 @@ class TestWhatIsRefused:
         with pytest.raises(InvalidLogits, match="row 1, class 2"):
             RawLogits(np.array([[0.0, 0, 0], [0, 0, bad]]))
 
+    @pytest.mark.parametrize("bad", [[["1", "2"]], [[1.0, 2.0], [3.0]], [[True, False]], [[1j, 2j]], [[None, 1.0]]])
+    def test_logits_that_are_no_rows_of_numbers(self, bad):
+        with pytest.raises(InvalidLogits, match="logits are numbers"):
+            RawLogits(bad)
+
+    @pytest.mark.parametrize("bad", [["1", "2"], [True, False], [[1.0], [2.0, 3.0]]])
+    def test_a_prior_that_is_no_list_of_numbers(self, bad):
+        with pytest.raises(InvalidPrior, match="one number a class"):
+            ClassPrior.from_weights(bad)
+
     @pytest.mark.parametrize("shape", [(3,), (2, 1), (1, 2, 3)])
     def test_logits_that_are_not_rows_of_classes(self, shape):
         with pytest.raises(ShapeMismatch, match=r"\(N, C\)"):
@@ -112,7 +122,7 @@ class TestWhatIsRefused:
         with pytest.raises(InvalidCalibration, match="offset"):
             some_calibration(offset=[0.0, np.nan, 0.0])
 
-    @pytest.mark.parametrize("labels", [[0, 3], [-1, 0], [0.0, 1.0]])
+    @pytest.mark.parametrize("labels", [[0, 3], [-1, 0], [0.0, 1.0], ["0", "1"], [True, False]])
     def test_labels_that_are_no_class_index(self, labels):
         with pytest.raises(InvalidLabels):
             LogitSet(logits=LOGITS, labels=np.array(labels), split="test")
