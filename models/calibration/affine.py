@@ -1,5 +1,7 @@
 """The convex problem behind every fit: weighted NLL of `scale * z~ + offset`, pulled towards an anchor."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -95,35 +97,33 @@ def fit_affine(
     *,
     anchor: Anchor,
     scale_per_class: bool,
-    weights: FloatArray | None = None,
     max_steps: int = 500,
 ) -> AffineFit:
     """Minimise the weighted NLL plus the penalty by L-BFGS with the analytic gradient; no scale goes below 0.
 
-    The variables are scaled by the curvature at the anchor, so that rare classes and large logits take no more steps
-    than others. Memory beside the logits is a block of rows.
+    Memory beside the logits is a block of rows.
 
-    Args: scale_per_class, one scale a class or one for all. weights `(N,)` that sum to 1, class-balanced by default.
+    Args: scale_per_class, one scale a class or one for all.
     Raises: LeakedSplit, NotEnoughData, FitFailed with the optimiser's reason.
     """
     require_held_out(logit_set)
     num_classes = logit_set.num_classes
     num_scales = num_classes if scale_per_class else 1
-    item_weights = balanced_weights(logit_set) if weights is None else weights
+    weights = balanced_weights(logit_set)
     start = np.concatenate([np.full(num_scales, anchor.scale), anchor.offset])
     scale_sd = anchor.scale_sd * anchor.scale
     deviations = np.concatenate([np.full(num_scales, scale_sd), np.full(num_classes, anchor.offset_sd)])
-    objective = penalised_nll(logit_set, weights=item_weights, anchor=start, deviations=deviations)
-    unit = 1.0 / np.sqrt(_curvature(logit_set, item_weights, start, deviations))
+    objective = penalised_nll(logit_set, weights=weights, anchor=start, deviations=deviations)
+    coordinates = _Coordinates.at(logit_set, weights, start, deviations)
 
-    def scaled(step: FloatArray) -> tuple[float, FloatArray]:
-        value, gradient = objective(start + unit * step)
-        return value, unit * gradient
+    def in_coordinates(step: FloatArray) -> tuple[float, FloatArray]:
+        value, gradient = objective(coordinates.theta(step))
+        return value, coordinates.gradient(gradient)
 
-    lowest = np.concatenate([-anchor.scale / unit[:num_scales], np.full(num_classes, -np.inf)])
+    lowest = np.concatenate([-anchor.scale / coordinates.scale_unit, np.full(num_classes, -np.inf)])
     options = {"maxiter": max_steps, "maxfun": 2 * max_steps, "ftol": 1e-14, "gtol": GRADIENT_TOLERANCE}
     result = minimize(
-        scaled,
+        in_coordinates,
         np.zeros(start.size),
         jac=True,
         method="L-BFGS-B",
@@ -136,7 +136,7 @@ def fit_affine(
             f"the calibration fit did not converge in {result.nit} steps: {result.message} "
             "Check that the logits are the classifier's output before softmax."
         )
-    theta = start + unit * result.x
+    theta = coordinates.theta(result.x)
     scale = np.maximum(np.broadcast_to(theta[:num_scales], (num_classes,)), 0.0)
     return AffineFit(scale=scale, offset=theta[num_scales:], objective=float(result.fun), iterations=int(result.nit))
 
@@ -178,21 +178,59 @@ def penalised_nll(
     return objective
 
 
-def _curvature(logit_set: LogitSet, weights: FloatArray, theta: FloatArray, deviations: FloatArray) -> FloatArray:
-    """Diagonal of the Hessian of `penalised_nll` at theta; for one common scale its upper bound, the sum."""
-    num_scales = theta.size - logit_set.num_classes
-    by_scale, by_offset = np.zeros(logit_set.num_classes), np.zeros(logit_set.num_classes)
-    for rows, block in _blocks(logit_set.logits, theta[:num_scales], theta[num_scales:]):
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Coordinates:
+    """Variables in which the objective is nearly round at `start`, so that L-BFGS takes a fraction of the steps.
+
+    A step of a class's scale moves its scores most where its logits are large, and an offset there could undo it: so
+    such a step takes `slope (C,)` times as much off the offset. What is left is measured in units of the curvature.
+    """
+
+    start: FloatArray
+    slope: FloatArray
+    scale_unit: FloatArray
+    offset_unit: FloatArray
+
+    @classmethod
+    def at(cls, logit_set: LogitSet, weights: FloatArray, start: FloatArray, deviations: FloatArray) -> _Coordinates:
+        num_scales = start.size - logit_set.num_classes
+        of_scale, mixed, of_offset = _curvature(logit_set, weights, start[:num_scales], start[num_scales:])
+        pull = 1.0 / (deviations**2 * logit_set.labels.size)
+        of_offset = of_offset + 1e-6 * of_offset.max(initial=0.0) + pull[num_scales:]
+        of_offset = np.where(of_offset > 0, of_offset, 1.0)  # every probability underflowed to 0 or 1
+        slope = mixed / of_offset
+        left = np.maximum(of_scale - mixed * slope, 1e-3 * of_scale)
+        left = left if num_scales > 1 else left.sum(keepdims=True)
+        left = left + 1e-6 * left.max(initial=0.0) + pull[:num_scales]
+        left = np.where(left > 0, left, 1.0)
+        return cls(start=start, slope=slope, scale_unit=1 / np.sqrt(left), offset_unit=1 / np.sqrt(of_offset))
+
+    def theta(self, step: FloatArray) -> FloatArray:
+        scale = self.scale_unit * step[: self.scale_unit.size]
+        offset = self.offset_unit * step[self.scale_unit.size :] - self.slope * scale
+        return np.asarray(self.start + np.concatenate([scale, offset]))
+
+    def gradient(self, of_theta: FloatArray) -> FloatArray:
+        of_scale, of_offset = of_theta[: self.scale_unit.size], of_theta[self.scale_unit.size :]
+        moved = self.slope * of_offset
+        of_scale = of_scale - (moved if of_scale.size > 1 else moved.sum())
+        return np.concatenate([self.scale_unit * of_scale, self.offset_unit * of_offset])
+
+
+def _curvature(
+    logit_set: LogitSet, weights: FloatArray, scale: FloatArray, offset: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Second derivatives of the NLL, `(C,)` each: by a class's scale, by its scale and offset, by its offset."""
+    found = np.zeros((3, logit_set.num_classes))
+    for rows, block in _blocks(logit_set.logits, scale, offset):
         block -= block.max(axis=1, keepdims=True)
         np.exp(block, out=block)
         block /= block.sum(axis=1, keepdims=True)
         block -= block**2
-        by_offset += _sum_of_rows(weights[rows], block)
-        block *= logit_set.logits[rows] ** 2
-        by_scale += _sum_of_rows(weights[rows], block)
-    of_loss = np.concatenate([by_scale if num_scales > 1 else by_scale.sum(keepdims=True), by_offset])
-    largest = of_loss.max(initial=0.0) or 1.0  # all 0 where every probability underflowed to 0 or 1
-    return np.asarray(np.maximum(of_loss, 1e-6 * largest) + 1.0 / (deviations**2 * logit_set.labels.size))
+        for derivative in reversed(found):  # by the offset first, then once and twice times the logit
+            derivative += _sum_of_rows(weights[rows], block)
+            block *= logit_set.logits[rows]
+    return found[0], found[1], found[2]
 
 
 def _sum_of_rows(weights: FloatArray, block: FloatArray) -> FloatArray:
