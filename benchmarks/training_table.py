@@ -27,6 +27,7 @@ FITS = {
     "raw": "raw",
     "closed-form": "closed form",
     "marc-paper-as-published": "MARC as published",
+    "marc-paper": "the same + held-out temperature",
     "marc": "MARC, held-out",
     "choose": "`choose`",
 }
@@ -70,7 +71,7 @@ def _cells(row: dict[str, Any] | None, fit: str) -> list[str]:
     if row is None:
         return ["open"] * 6
     figures = row["figures"][fit]
-    shares = [f"{100 * figures[name][0]:.1f}" for name in ("accuracy", "many", "medium", "few", "ece")]
+    shares = [f"{100 * round(figures[name][0], 6):.1f}" for name in ("accuracy", "many", "medium", "few", "ece")]
     return [*shares, f"{figures['nll'][0]:.3f}"]
 
 

@@ -23,7 +23,7 @@ def test_the_documented_table_is_the_one_that_the_committed_results_give():
 
 def test_a_row_without_a_result_is_open():
     table = as_markdown([])
-    assert table.count("| open | open | open | open | open | open |") == 5 * len(ROWS)
+    assert table.count("| open | open | open | open | open | open |") == 6 * len(ROWS)
     assert "| 45.3 | open |" in table
 
 
