@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.calibration.choose import Choice, choose, fit_named
+from models.calibration.choose import Choice, choose, fit_named, with_warnings
 from models.calibration.manifest import InputSize, Manifest, calibration_to_json, ledger_to_json
 from models.calibration.marc_paper import METHOD as MARC_PAPER
 from models.calibration.marc_paper import fit_paper
@@ -237,7 +237,7 @@ def fit_run(folder: Path, *, method: str = "choose") -> Choice:
         reason = (
             f"{method}: as asked, class-balanced NLL {report.objective:.4f} on the {report.num_items} fitted images."
         )
-        choice = Choice(calibration=calibration, report=report, balanced_nll={}, reason=reason)
+        choice = Choice(calibration=with_warnings(calibration, report), report=report, balanced_nll={}, reason=reason)
     document = calibration_to_json(choice.calibration) | {"reason": choice.reason}
     write_json(folder / CALIBRATION_FILE, document)
     return choice

@@ -60,7 +60,7 @@ def choose(logit_set: LogitSet, ledger: Ledger, row_norms: ArrayLike | None = No
     """
     choice = _choose(logit_set, ledger, row_norms)
     report = replace(choice.report, warnings=choice.report.warnings + _doubts(logit_set, ledger))
-    return replace(choice, report=report)
+    return replace(choice, calibration=with_warnings(choice.calibration, report), report=report)
 
 
 def _choose(logit_set: LogitSet, ledger: Ledger, row_norms: ArrayLike | None) -> Choice:
@@ -123,6 +123,13 @@ def _doubts(logit_set: LogitSet, ledger: Ledger) -> tuple[str, ...]:
             by = f"class-balanced NLL lower by {gain:.3f}, standard error {error:.3f}"
             return (f"{against}: its own prior is rather {said} ({by}). Check trained_with and the training counts.",)
     return ()
+
+
+def with_warnings(calibration: Calibration, report: FitReport) -> Calibration:
+    """The calibration with the warnings of its fit in its provenance, so that they travel with it."""
+    if not report.warnings:
+        return calibration
+    return replace(calibration, provenance={**calibration.provenance, "warnings": list(report.warnings)})
 
 
 def was_chosen(calibration: Calibration) -> bool:

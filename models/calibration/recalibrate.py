@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from models.calibration.choose import METHODS, choose, fit_named, num_folds, out_of_fold, was_chosen
+from models.calibration.choose import METHODS, choose, fit_named, num_folds, out_of_fold, was_chosen, with_warnings
 from models.calibration.frequencies import Frequencies
 from models.calibration.marc_paper import METHOD as MARC_PAPER
 from models.calibration.metrics import evaluate
@@ -64,7 +64,7 @@ def refit(
         return closed_form_without_data(ledger)
     if was_chosen(calibration):
         return choose(calibration_set, ledger, row_norms).calibration
-    return fit_named(calibration.method, row_norms)(calibration_set, ledger)[0]
+    return with_warnings(*fit_named(calibration.method, row_norms)(calibration_set, ledger))
 
 
 def _fitted_on(calibration: Calibration, calibration_set: LogitSet | None) -> bool:
@@ -240,7 +240,7 @@ def _other_method(before: Calibration, after: Calibration) -> str:
 
 
 def _ledger_warnings(before: Deployment, after: Deployment) -> list[str]:
-    found = []
+    found = [str(warning) for warning in after.calibration.provenance.get("warnings", [])]
     if before.calibration.method != after.calibration.method:
         found.append(_other_method(before.calibration, after.calibration))
     uniform = ClassPrior.uniform(after.prior.num_classes)

@@ -10,7 +10,7 @@ import typer
 
 from models.calibration.errors import CalibrationError
 from models.calibration.frequencies import read_frequencies
-from models.calibration.types import LogitSet
+from models.calibration.types import Calibration, LogitSet
 from service.cli.terminal import console, figures_table, say
 
 Run = Annotated[Path, typer.Argument(help="The run folder that `equipoise train` wrote.", show_default=False)]
@@ -35,16 +35,19 @@ def load_training(module: str) -> Any:
 def fit(
     run: Run,
     method: Annotated[
-        Literal["choose", "closed-form", "bcts", "marc", "marc-paper"],
+        Literal["choose", "closed-form", "bcts", "marc", "marc-paper", "temperature", "vector-scaling"],
         typer.Option(
             help="closed-form takes the training prior out; bcts and marc also fit every class on held-out images; "
             "choose takes the simplest of these that the held-out images support; marc-paper is MARC as published, on "
-            "the training images seen through their augmentation (train with --augmented-passes)."
+            "the training images seen through their augmentation (train with --augmented-passes). For comparison: "
+            "temperature leaves the training prior in, vector-scaling is marc without its pull to the closed form."
         ),
     ] = "choose",
 ) -> None:
     """Fit the post-hoc calibration of a trained run on its held-out images."""
-    say(load_training("runs").fit_run(run, method=method).reason)
+    choice = load_training("runs").fit_run(run, method=method)
+    say(choice.reason)
+    _say_warnings(choice.calibration)
     say(f"Next: equipoise evaluate {run}, equipoise export {run} --out BUNDLE")
 
 
@@ -81,7 +84,10 @@ def import_model(
     name: Annotated[str, typer.Option(help="Name of the model in the service.", show_default=False)],
     classes: Annotated[Path, typer.Option(help="Text file, one class name a line, in order.", show_default=False)],
     counts: Annotated[
-        Path, typer.Option(help="Class-frequency file (CSV or JSON): training images a class.", show_default=False)
+        Path,
+        typer.Option(
+            help="Class-frequency file (CSV, JSON, a split list, ...): training images a class.", show_default=False
+        ),
     ],
     trained_with: Annotated[
         Literal["cross-entropy", "balanced-softmax", "balanced-sampling", "unknown"],
@@ -114,7 +120,7 @@ def import_model(
     """Turn any ONNX classifier, or just its logits, into a bundle."""
     class_names = [line.strip() for line in _read(classes).decode().splitlines() if line.strip()]
     frequencies = read_frequencies(_read(counts), class_names, role="training")
-    load_training("onnx_import").import_onnx(
+    manifest = load_training("onnx_import").import_onnx(
         model,
         out=out,
         name=name,
@@ -130,7 +136,13 @@ def import_model(
         output_name=output_name,
         output_kind=output_kind,
     )
+    _say_warnings(manifest.calibration)
     say(f"Wrote {out}. Next: equipoise serve {out}")
+
+
+def _say_warnings(calibration: Calibration) -> None:
+    for warning in calibration.provenance.get("warnings", []):
+        say(f"warning: {warning}")
 
 
 def _read(path: Path) -> bytes:

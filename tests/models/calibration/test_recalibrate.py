@@ -58,6 +58,12 @@ class TestATarget:
         told = report(sample, before, with_target(before, frequencies(sample.ledger.class_counts.tolist())))
         assert "training law" in told["warnings"][0]
 
+    def test_warnings_of_the_new_fit_are_told(self, simulate):
+        sample = simulate(per_class=4)
+        marc = replace(live(sample), calibration=fit_named("marc")(sample.logit_set, sample.ledger)[0])
+        after = with_training_counts(marc, frequencies([5] * 10), sample.logit_set)
+        assert any("a class with 4" in text for text in report(sample, marc, after)["warnings"])
+
     def test_with_an_impossible_class_is_json_ready(self, simulate):
         sample = simulate()
         before = live(sample)

@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it prints, and its exit codes."""
 
 import json
+import re
 import shlex
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from service.cli import main
 from tests.service.bundles import HEIGHT, WIDTH, write_bundle
 from training import runs
 
+ROOT = Path(__file__).parents[3]
 COMMANDS = ("train", "recipes", "fit", "evaluate", "report", "export", "import", "serve", "score", "demo")
 
 
@@ -50,6 +52,18 @@ def image_file(path: Path, height: int = HEIGHT, width: int = WIDTH) -> Path:
     pixels = np.random.default_rng(0).integers(0, 256, size=(height, width, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     return path
+
+
+def figures(text: str, bar: str) -> list[tuple[str, list[float]]]:
+    """The rows of a table that end in six numbers: network and calibration in short, and the numbers."""
+    found = []
+    for line in text.splitlines():
+        name, *cells = [cell.strip() for cell in line.strip().strip(bar).split(bar)]
+        numbers = [float(cell) for cell in cells if re.fullmatch(r"[\d.]+", cell)]
+        if len(numbers) == 6:
+            words = re.findall(r"[a-z]+", name.casefold().replace("closed-form", "closed form"))
+            found.append((" ".join(words[:3] if words[2] != "closed" else words[:4]), numbers))
+    return found
 
 
 def interrupted(epoch: int, epochs: int, loss: float) -> None:
@@ -173,6 +187,15 @@ class TestImport:
         logits = ["--logits", tmp_path / "labelled.npz"]
         assert equipoise("import", *files, *logits, "--trained-with", "unknown", "--out", tmp_path / "bundle").code == 0
 
+    def test_warns_where_the_labelled_logits_contradict_the_training_that_was_named(self, equipoise, files, tmp_path):
+        labels = np.arange(300) % 3
+        noise = np.random.default_rng(0).normal(size=(300, 3))  # of a classifier that favours no class
+        np.savez(tmp_path / "labelled.npz", logits=2 * np.eye(3)[labels] + noise, labels=labels)
+        options = ["--logits", tmp_path / "labelled.npz", "--trained-with", "cross-entropy"]
+        ran = equipoise("import", *files, *options, "--out", tmp_path / "bundle")
+        assert ran.code == 0, ran.err
+        assert "warning: the labelled examples speak against" in ran.out.replace("\n", " ") + ran.err.replace("\n", " ")
+
     def test_says_what_is_wrong_with_the_counts(self, equipoise, files, tmp_path):
         (tmp_path / "counts.csv").write_text("ant,1\nbeee,2\ncat,3\n")
         ran = equipoise("import", *files, "--trained-with", "cross-entropy", "--out", tmp_path / "bundle")
@@ -284,6 +307,10 @@ class TestDemo:
         ran = subprocess.run([*command, "--port", str(port)], capture_output=True, text=True, timeout=300)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         assert ran.stdout.count("\nok ") == 5
+        shown = dict(figures(ran.stdout, "│"))
+        for row, documented in figures((ROOT / "README.md").read_text().partition("Then it exports")[0], "|"):
+            # another processor may decide an image or two of 400 otherwise
+            assert documented == pytest.approx(shown[row], abs=2.0), f"the README's row {row}"
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), timeout=2)
 
