@@ -176,9 +176,15 @@ def dry_run(
             raise InvalidModel(f"the model does not run on an image of {images.shape[1:3]} pixels: {error}") from error
         answers.append(answer[:1].reshape(1, -1).astype(np.float64))
     result = np.concatenate(answers)
+    positive, furthest = bool((result >= 0).all()), float(np.abs(result.sum(axis=1) - 1).max())
     if kind == "logits":
+        if positive and furthest < 1e-3:
+            raise InvalidModel(
+                f"the rows of {signature.output_name!r} are not negative and sum to 1: they are probabilities, whose "
+                "logarithms are the logits. Say --output-kind probabilities."
+            )
         return images, result
-    if (result < 0).any() or np.abs(result.sum(axis=1) - 1).max() > 1e-2:
+    if not positive or furthest > 1e-2:
         raise InvalidModel(
             f"probabilities are not negative and sum to 1 in every row; those of {signature.output_name!r} do not. "
             "Say --output-kind logits."

@@ -10,7 +10,7 @@ import typer
 
 from models.calibration.errors import CalibrationError
 from models.calibration.frequencies import read_frequencies
-from models.calibration.types import Calibration, LogitSet
+from models.calibration.types import Calibration, FloatArray, LogitSet
 from service.cli.terminal import console, figures_table, say
 
 Run = Annotated[Path, typer.Argument(help="The run folder that `equipoise train` wrote.", show_default=False)]
@@ -115,7 +115,9 @@ def import_model(
     output_name: Annotated[
         str | None, typer.Option("--output", help="Name of the graph's output.", show_default="the only one")
     ] = None,
-    output_kind: Annotated[Literal["logits", "probabilities"], typer.Option(help="What the output holds.")] = "logits",
+    output_kind: Annotated[
+        Literal["logits", "probabilities"], typer.Option(help="What the output and --logits hold.")
+    ] = "logits",
 ) -> None:
     """Turn any ONNX classifier, or just its logits, into a bundle."""
     class_names = [line.strip() for line in _read(classes).decode().splitlines() if line.strip()]
@@ -127,7 +129,7 @@ def import_model(
         class_names=class_names,
         class_counts=frequencies.counts,
         trained_with=trained_with,
-        logits=None if logits is None else _labelled_logits(logits),
+        logits=None if logits is None else _labelled_logits(logits, probabilities=output_kind == "probabilities"),
         layout=layout,
         size=None if size is None else _numbers(size, "--size", "x", int, 2),
         mean=_numbers(mean, "--mean", ",", float, 3),
@@ -152,13 +154,33 @@ def _read(path: Path) -> bytes:
         raise CalibrationError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _labelled_logits(path: Path) -> LogitSet:
+def _labelled_logits(path: Path, *, probabilities: bool) -> LogitSet:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             logits, labels = arrays["logits"], arrays["labels"]
     except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise CalibrationError(f"{path} must be an .npz with logits (N, C) and labels (N,): {error}.") from error
+    if logits.ndim == 2 and logits.size and logits.dtype.kind in "iuf":
+        logits = _as_logits(logits.astype(np.float64), path.name, probabilities)
     return LogitSet(logits=logits, labels=labels, split="calibration", drawn=f"given at import ({path.name})")
+
+
+def _as_logits(rows: FloatArray, source: str, probabilities: bool) -> FloatArray:
+    """Rows that are what they are said to be, as logits. Raises: CalibrationError for a mix-up."""
+    furthest = np.abs(rows.sum(axis=1) - 1).max() if (rows >= 0).all() else np.inf
+    if probabilities:
+        if furthest > 1e-2:
+            raise CalibrationError(
+                f"probabilities are not negative and sum to 1 in every row; those of {source} do not. "
+                "Say --output-kind logits."
+            )
+        return np.asarray(np.log(np.maximum(rows, load_training("onnx_import").FLOOR)))
+    if furthest < 1e-3:
+        raise CalibrationError(
+            f"the rows of {source} are not negative and sum to 1: they are probabilities, whose logarithms are the "
+            "logits. Say --output-kind probabilities."
+        )
+    return rows
 
 
 def _numbers(text: str, option: str, separator: str, kind: type, count: int) -> tuple[Any, ...]:

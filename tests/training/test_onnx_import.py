@@ -186,6 +186,7 @@ def test_an_open_layout_or_size_is_asked_for_and_then_taken(bring_in, tmp_path):
         ({}, {"std": (0.2, 0, 0.2)}, "--mean and --std"),
         ({}, {"mean": (0.2,)}, "--mean and --std"),
         ({}, {"output_kind": "probabilities"}, "--output-kind logits"),
+        ({"kind": "probabilities"}, {"output_kind": "logits"}, "--output-kind probabilities"),
         ({"batch": 1, "flatten": False}, {}, "batch axis"),
     ],
     ids=str,

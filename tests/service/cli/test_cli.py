@@ -187,6 +187,25 @@ class TestImport:
         logits = ["--logits", tmp_path / "labelled.npz"]
         assert equipoise("import", *files, *logits, "--trained-with", "unknown", "--out", tmp_path / "bundle").code == 0
 
+    def test_does_not_take_probabilities_for_logits(self, equipoise, files, tmp_path):
+        labels = np.arange(300) % 3
+        logits = 2 * np.eye(3)[labels] + np.random.default_rng(0).normal(size=(300, 3))
+        probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        np.savez(tmp_path / "labelled.npz", logits=probs.astype(np.float32), labels=labels)
+        options = ["--logits", tmp_path / "labelled.npz", "--trained-with", "balanced-sampling"]
+        ran = equipoise("import", *files, *options, "--out", tmp_path / "bundle")
+        assert ran.code == 1
+        assert "--output-kind probabilities" in ran.err.replace("\n", " ")
+        said = equipoise("import", *files, *options, "--out", tmp_path / "said", "--output-kind", "probabilities")
+        np.savez(tmp_path / "labelled.npz", logits=logits, labels=labels)
+        as_logits = equipoise("import", *files, *options, "--out", tmp_path / "logits")
+        assert said.code == as_logits.code == 0, said.err
+        scales = [
+            json.loads((tmp_path / name / "manifest.json").read_text())["calibration"]["scale"]
+            for name in ("said", "logits")
+        ]
+        np.testing.assert_allclose(*scales, rtol=1e-3)  # float32 probabilities
+
     def test_warns_where_the_labelled_logits_contradict_the_training_that_was_named(self, equipoise, files, tmp_path):
         labels = np.arange(300) % 3
         noise = np.random.default_rng(0).normal(size=(300, 3))  # of a classifier that favours no class
