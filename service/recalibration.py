@@ -31,9 +31,12 @@ class Upload:
     zeros: Zeros = "error"
     missing: Missing = "error"
     format: Format | None = None
+    cap: float | None = None
     name: str | None = None
 
     def __post_init__(self) -> None:
+        if self.cap is not None and self.role == "training":
+            raise InvalidRequest("a cap bounds what a target prior does; leave `cap` out with role=training.")
         if self.name is None:
             return
         if self.role == "training":
@@ -51,6 +54,7 @@ class Upload:
             "" if self.zeros == "error" else f"-{self.zeros}",
             "" if self.missing == "error" else f"-missing-{self.missing}",
             "" if self.format is None else f"-{self.format}",
+            "" if self.cap is None else f"-cap-{self.cap:g}",
         )
         return self.name or f"target-{digest_of(self.data)[:12]}" + "".join(options)
 
@@ -149,7 +153,7 @@ def _prospect(catalog: Catalog, head: ChangeRow, what: Upload) -> Prospect:
     labelled = catalog.calibration_set(state.version)
     row: PriorRow | CalibrationRow
     if what.role == "target":
-        after = with_target(before, frequencies)
+        after = with_target(before, frequencies, cap=what.cap)
         row = _prior_row(head.model, what, after.prior, manifest.class_names)
     else:
         after = with_training_counts(before, frequencies, labelled, manifest.row_norms)

@@ -27,7 +27,7 @@ Source = Literal["rule", "measured", "approximate"]
 SOURCES: tuple[Source, ...] = get_args(Source)
 
 KAPPA_RANGE = (-0.5, 1.5)
-LARGE_FACTOR = 100.0  # between target and implied prior; beyond it a warning, or a cap where one is asked for
+LARGE_FACTOR = 100.0  # between target and implied prior; beyond it a warning
 MAX_TEMPERATURE = 20.0
 WIDE_SD = 2.0  # nats of log r around the uniform law, where nothing is known of the training
 RESTART = 1e-9  # of the fixed point: the share of a uniform law that makes it unique
@@ -243,7 +243,7 @@ def prior_between(class_counts: ArrayLike, kappa: float) -> ClassPrior:
     return ClassPrior.from_weights(np.exp(kappa * (log_counts - log_counts.max())))
 
 
-def capped(target: ClassPrior, implied_prior: ClassPrior, factor: float = LARGE_FACTOR) -> ClassPrior:
+def capped(target: ClassPrior, implied_prior: ClassPrior, factor: float) -> ClassPrior:
     """The target with no class moved by more than `factor` against the others, either way.
 
     An assumed prior that is wrong by a factor of 7 is worse than none, and a rare class has little evidence of its own:

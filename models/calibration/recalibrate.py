@@ -12,7 +12,7 @@ from models.calibration.choose import METHODS, choose, fit_named, num_folds, out
 from models.calibration.frequencies import Frequencies
 from models.calibration.marc_paper import METHOD as MARC_PAPER
 from models.calibration.metrics import evaluate
-from models.calibration.prior import LARGE_FACTOR, Ledger, kl_divergence, total_variation
+from models.calibration.prior import LARGE_FACTOR, Ledger, capped, kl_divergence, total_variation
 from models.calibration.temperature import closed_form_without_data
 from models.calibration.types import AdjustedLogits, Calibration, ClassPrior, FloatArray, LogitSet
 
@@ -30,9 +30,15 @@ class Deployment:
     prior: ClassPrior
 
 
-def with_target(deployment: Deployment, frequencies: Frequencies) -> Deployment:
-    """The same calibration under another target prior: closed form, no refit."""
-    return replace(deployment, prior=frequencies.prior)
+def with_target(deployment: Deployment, frequencies: Frequencies, *, cap: float | None = None) -> Deployment:
+    """The same calibration under another target prior: closed form, no refit.
+
+    Args: cap, the largest factor by which a class may move against the others; none by default.
+    Raises: InvalidPrior for a cap that is not above 1.
+    """
+    if cap is None:
+        return replace(deployment, prior=frequencies.prior)
+    return replace(deployment, prior=capped(frequencies.prior, deployment.calibration.implied_prior, cap))
 
 
 def with_training_counts(

@@ -65,6 +65,14 @@ class UploadOptions(BaseModel):
         Missing, Field(description="A class that the file does not name: `error`; `zero`, it has none (see `zeros`).")
     ] = "error"
     format: Annotated[Format | None, Field(description="What the file is, where its content does not tell.")] = None
+    cap: Annotated[
+        float | None,
+        Field(
+            gt=1,
+            description="No class moves by more than this factor against the others (role=target).",
+            examples=[100],
+        ),
+    ] = None
     name: Annotated[str | None, Field(description="Name of the stored prior (role=target).")] = None
 
 

@@ -153,7 +153,7 @@ class TestCaps:
 
     def test_what_is_within_stays(self):
         target = ClassPrior.from_weights([3, 2, 1])
-        np.testing.assert_allclose(capped(target, ClassPrior.from_weights(COUNTS)).probs, target.probs)
+        np.testing.assert_allclose(capped(target, ClassPrior.from_weights(COUNTS), 100).probs, target.probs)
 
     def test_what_cannot_occur_stays_impossible(self):
         held = capped(ClassPrior.from_weights([1, 0, 1e9, 1]), ClassPrior.uniform(4), 10)
@@ -163,7 +163,7 @@ class TestCaps:
         with pytest.raises(InvalidPrior, match="above 1; got 1"):
             capped(ClassPrior.uniform(3), ClassPrior.uniform(3), 1)
         with pytest.raises(ShapeMismatch, match="must have 2 classes"):
-            capped(ClassPrior.uniform(3), ClassPrior.uniform(2))
+            capped(ClassPrior.uniform(3), ClassPrior.uniform(2), 5)
 
 
 def test_distances_by_hand():

@@ -121,6 +121,17 @@ def test_a_class_that_is_not_in_the_file_means_what_the_request_says(service: Se
     assert smoothed.json()["active"]["prior"] != report["active"]["prior"]
 
 
+def test_a_cap_bounds_what_a_target_can_do(service: Service) -> None:
+    file = b"ant,1000000\nbee,10\ncat,10\ndog,1\n"
+    wild = upload(service, file, dry_run="true").json()
+    assert any("factor of 100" in warning for warning in wild["warnings"])
+    held = upload(service, file, cap="5").json()
+    np.testing.assert_allclose([row["prior"] for row in held["classes"]], np.array([50, 10, 10, 2]) / 72)
+    assert held["active"]["prior"].endswith("-cap-5")
+    refused(upload(service, file, cap="1"), 422, "invalid-request", "cap")
+    refused(upload(service, file, cap="5", role="training"), 422, "invalid-request", "leave `cap` out")
+
+
 def test_a_format_may_be_named(service: Service) -> None:
     file = b"5\n10\n20\n65\n"
     assert upload(service, file, format="numbers").json()["reading"]["format"] == "numbers"
