@@ -1,6 +1,6 @@
 # `make help` lists the commands. PYTHON names another interpreter for .venv, ARGS passes options on.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check image image-check lock
+.PHONY: help demo test check figures image image-check lock
 
 # onnxruntime reports its use to its maker unless told not to; for tools that load it by themselves.
 export ORT_DISABLE_TELEMETRY := 1
@@ -25,6 +25,9 @@ check: $(INSTALLED) ## Lint, format and types
 	@$(BIN)/ruff check --quiet $(SOURCES)
 	@$(BIN)/ruff format --check --quiet $(SOURCES) || { echo "Not formatted: run $(BIN)/ruff format $(SOURCES)" >&2; exit 1; }
 	@$(BIN)/mypy
+
+figures: $(INSTALLED) ## Draw the pictures of docs/calibration.md from the committed results
+	@$(BIN)/python benchmarks/calibration_figures.py
 
 image: ## Build the container image: make image; make image ARGS="serve train"
 	@scripts/build-image.sh $(ARGS)

@@ -11,6 +11,7 @@ from models.calibration.errors import CalibrationError, FitFailed
 from models.calibration.marc_paper import class_weights, fit_paper, published_scores
 from models.calibration.metrics import evaluate
 from models.calibration.prior import Ledger
+from models.calibration.reliability import reliability
 from models.calibration.temperature import closed_form_without_data
 from models.calibration.types import ClassPrior, FloatArray, IntArray, LogitSet, softmax
 from training.run_folder import Run, read_classifier, read_logits
@@ -31,6 +32,7 @@ NAMES = {
     "marc": "MARC, held-out",
     "choose": "`choose`",
 }
+DRAWN = ("raw", "closed-form", "marc-paper", "choose")  # whose reliability diagrams stand in the docs
 Scores = Callable[[LogitSet], FloatArray]
 
 
@@ -64,6 +66,15 @@ def compare(run: Run, per_class: int, *, two_fold: bool = False) -> dict[str, An
         "chosen": {method: methods.count(method) for method in sorted(set(methods))},
         "figures": {name: _mean_figures(each, labels, run.ledger.class_counts) for name, each in complete.items()},
         "choose_minus": {name: _difference(right["choose"], right[name], test.labels) for name in complete},
+        "reliability": {
+            name: [
+                [round(point.confidence, 4), round(point.accuracy.value, 4), round(point.share, 4)]
+                for point in reliability(complete[name][0], labels[0])
+                if point.confidence is not None and point.accuracy.value is not None
+            ]
+            for name in DRAWN
+            if name in complete
+        },
         "failed": sorted(failed),
     }
 
