@@ -21,6 +21,7 @@ SCALE_SD = 0.15
 
 BLOCK = 1 << 18  # numbers of a block of rows: 2 MiB, near enough to the processor for several passes over it
 GRADIENT_TOLERANCE = 1e-6  # at which L-BFGS stops, in its scaled variables
+ROUNDING = 1e-9
 ACCEPTED_GRADIENT = 1e-4  # at which a line search that rounding has stopped still counts as converged
 
 
@@ -137,7 +138,8 @@ def fit_affine(
             "Check that the logits are the classifier's output before softmax."
         )
     theta = coordinates.theta(result.x)
-    scale = np.maximum(np.broadcast_to(theta[:num_scales], (num_classes,)), 0.0)
+    scale = np.broadcast_to(theta[:num_scales], (num_classes,))
+    scale = np.where(scale > ROUNDING * anchor.scale, scale, 0.0)  # a bound is met to rounding only
     return AffineFit(scale=scale, offset=theta[num_scales:], objective=float(result.fun), iterations=int(result.nit))
 
 
@@ -146,7 +148,8 @@ def penalised_nll(
 ) -> Callable[[FloatArray], tuple[float, FloatArray]]:
     """theta -> (objective in nats, gradient); theta is 1 or C scales and then C offsets, as long as `anchor`.
 
-    The penalty 0.5 / N ((theta - anchor) / deviations)^2 is that of a Gaussian prior on the mean loss.
+    The penalty 0.5 / N ((theta - anchor) / deviations)^2 is that of a Gaussian prior on the mean loss, N being the
+    examples. Where these are long-tailed themselves, the class-balanced loss rests on fewer, and the pull is weaker.
     """
     z, labels = logit_set.logits, logit_set.labels
     num_scales = anchor.size - logit_set.num_classes

@@ -1,6 +1,7 @@
 """Which calibration the data support, with the reasons in words."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from models.calibration import marc, temperature
 from models.calibration.affine import balanced_weights, item_nll, require_held_out
-from models.calibration.errors import CalibrationError
+from models.calibration.errors import CalibrationError, FitFailed
 from models.calibration.prior import Ledger, total_variation
 from models.calibration.types import Calibration, ClassPrior, DebiasedLogits, FitReport, FloatArray, IntArray, LogitSet
 
@@ -19,6 +20,7 @@ METHODS = ("temperature", *CANDIDATES, "vector-scaling")
 FOLDS = 5
 MIN_PER_CLASS = 2  # examples, so that no fold leaves a class without any
 MIN_ITEMS = 50  # fewer do not tell the error of the comparison itself
+MIN_TO_DOUBT = 10  # examples: fewer do not tell their own noise
 DOUBT = 3.0  # standard errors by which another implied prior must be better before the ledger is doubted
 
 
@@ -74,19 +76,21 @@ def _choose(logit_set: LogitSet, ledger: Ledger, row_norms: ArrayLike | None) ->
         )
         return Choice(calibration=_signed(calibration, reason), report=report, balanced_nll={}, reason=reason)
     weights = balanced_weights(logit_set)
-    losses = {
-        method: item_nll(out_of_fold(fit_named(method, row_norms), logit_set, ledger).values, logit_set)
-        for method in CANDIDATES
-    }
-    scores = {method: float(weights @ loss) for method, loss in losses.items()}
-    best = min(CANDIDATES, key=scores.__getitem__)
-    chosen, gap, error = best, 0.0, 0.0
+    losses = {}
     for method in CANDIDATES:
+        with suppress(FitFailed):  # a candidate that cannot be fitted is none; the closed form always can
+            losses[method] = item_nll(out_of_fold(fit_named(method, row_norms), logit_set, ledger).values, logit_set)
+    scores = {method: float(weights @ loss) for method, loss in losses.items()}
+    best = min(scores, key=scores.__getitem__)
+    chosen, gap, error = best, 0.0, 0.0
+    for method in losses:
         mean, spread = _mean_and_error(losses[method] - losses[best], weights)
         if mean <= spread:
             chosen, gap, error = method, mean, spread
             break
     calibration, report = fit_named(chosen, row_norms)(logit_set, ledger)
+    few = temperature.few_examples(logit_set)  # said to a person who names a method; here the comparison has answered
+    report = replace(report, warnings=tuple(warning for warning in report.warnings if warning not in few))
     table = ", ".join(f"{method} {score:.4f}" for method, score in scores.items())
     why = (
         "the best"
@@ -110,6 +114,8 @@ def _doubts(logit_set: LogitSet, ledger: Ledger) -> tuple[str, ...]:
         fitted, _ = temperature.fit_closed_form(logit_set, replace(ledger, implied_prior=implied_prior))
         return item_nll(fitted.debias(logit_set.raw).values, logit_set)
 
+    if logit_set.labels.size < MIN_TO_DOUBT:
+        return ()
     weights = balanced_weights(logit_set)
     here = losses(ledger.implied_prior)
     others = {

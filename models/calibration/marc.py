@@ -7,7 +7,7 @@ from models.calibration.affine import Anchor, fit_affine, require_every_class
 from models.calibration.errors import InvalidCalibration, ShapeMismatch
 from models.calibration.prior import Ledger
 from models.calibration.temperature import few_examples, fit_closed_form, fitted_on
-from models.calibration.types import Calibration, ClassPrior, FitReport, FloatArray, LogitSet, frozen
+from models.calibration.types import Calibration, ClassPrior, FitReport, FloatArray, LogitSet, frozen, numbers
 
 
 def fit_held_out(
@@ -27,11 +27,11 @@ def fit_held_out(
     """
     norms = checked_row_norms(row_norms, logit_set.num_classes)
     require_every_class(logit_set)
-    base, _ = fit_closed_form(logit_set, ledger)
+    base, base_report = fit_closed_form(logit_set, ledger)
     anchor = Anchor(scale=float(base.scale[0]), offset=base.offset)
     fit = fit_affine(logit_set, anchor=anchor, scale_per_class=True)
     omega, beta = fit.scale, np.divide(fit.offset, norms)
-    warnings = few_examples(logit_set)
+    warnings = base_report.warnings + few_examples(logit_set)
     if (omega == 0).any():
         silent = f"omega ended at 0 for {int((omega == 0).sum())} classes (first {int(np.argmax(omega == 0))})"
         warnings += (f"{silent}: their own logits speak against them. Check the labels and the order of the classes.",)
@@ -55,10 +55,11 @@ def fit_held_out(
 
 def checked_row_norms(row_norms: ArrayLike | None, num_classes: int) -> FloatArray:
     """Raises: ShapeMismatch, InvalidCalibration for a norm that is not positive and finite."""
-    norms = frozen(np.ones(num_classes) if row_norms is None else row_norms)
+    given = np.ones(num_classes) if row_norms is None else row_norms
+    norms = frozen(numbers(given, InvalidCalibration, "row norms are one number a class"))
     if norms.shape != (num_classes,):
         raise ShapeMismatch(f"row_norms must be ({num_classes},), one norm a class; got {norms.shape}.")
-    if not (np.isfinite(norms).all() and (norms > 0).all()):
+    if not (np.isfinite(norms).all() and (norms >= np.finfo(np.float32).tiny).all()):
         raise InvalidCalibration("row norms must be positive and finite; leave them out where the head is unknown.")
     return norms
 
@@ -70,11 +71,14 @@ def fold_into_linear(calibration: Calibration, weight: ArrayLike, bias: ArrayLik
         the normalised features: give its normalised rows times its scale, and zeros.
     Returns: weight `(C, D)` and bias `(C,)`. Exact, because centring the logits is centring the rows.
     """
-    w, b = np.asarray(weight, dtype=np.float64), np.asarray(bias, dtype=np.float64)
+    rule = "the weight and the bias of a head are numbers"
+    w, b = (numbers(each, InvalidCalibration, rule).astype(np.float64) for each in (weight, bias))
     if w.ndim != 2 or w.shape[0] != calibration.num_classes or b.shape != (calibration.num_classes,):
         raise ShapeMismatch(
             f"the head must have weight ({calibration.num_classes}, D) and bias ({calibration.num_classes},); "
             f"got {w.shape} and {b.shape}."
         )
+    if not (np.isfinite(w).all() and np.isfinite(b).all()):
+        raise InvalidCalibration("the weight and the bias of a head are finite; some number is not.")
     folded_weight = calibration.scale[:, None] * (w - w.mean(axis=0))
     return folded_weight, calibration.scale * (b - b.mean()) + calibration.offset

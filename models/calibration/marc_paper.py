@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from models.calibration.errors import CalibrationError, FitFailed, LeakedSplit, NotEnoughData, ShapeMismatch
+from models.calibration.implied_prior import estimate_implied_prior
 from models.calibration.marc import checked_row_norms
-from models.calibration.prior import checked_counts, estimate_implied_prior
+from models.calibration.prior import checked_counts
 from models.calibration.temperature import fitted_on
 from models.calibration.types import (
     Calibration,
@@ -74,6 +75,10 @@ class PaperFit:
 
 
 AS_PUBLISHED = PaperFit()
+COLD = (
+    "no temperature was fitted, for want of held-out rows of every class: the scores are as sure as on training "
+    "images, which is too sure."
+)
 
 
 def fit_paper(
@@ -109,7 +114,8 @@ def fit_paper(
     omega, beta = descend(logit_set.logits, logit_set.labels, weights, norms, config)
     debiased = omega * logit_set.logits + beta * norms
     temperature, implied_prior, source = 1.0, _by_formula(counts, config.gamma), "formula n^(1-gamma)"
-    if held_out is not None and held_out.class_counts.all():
+    warmed = held_out is not None and bool(held_out.class_counts.all())
+    if held_out is not None and warmed:
         seen = replace(held_out, logits=omega * held_out.logits + beta * norms)
         temperature, implied_prior = estimate_implied_prior(seen, implied_prior)
         source = f"measured on {seen.labels.size} rows ({', '.join(filter(None, (seen.split, seen.drawn)))})"
@@ -136,7 +142,7 @@ def fit_paper(
         objective=weighted_nll(debiased, logit_set.labels, weights),
         iterations=config.steps,
         num_items=logit_set.labels.size,
-        warnings=_warnings(logit_set, omega),
+        warnings=_warnings(logit_set, omega) + (() if warmed else (COLD,)),
     )
     return calibration, report
 

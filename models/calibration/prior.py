@@ -8,16 +8,9 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from models.calibration.affine import (
-    BLOCK,
-    LOG_TEMPERATURE_SD,
-    OFFSET_SD,
-    Anchor,
-    fit_affine,
-    require_every_class,
-)
-from models.calibration.errors import EmptyClass, InvalidPrior, NotEnoughData, ShapeMismatch, UnknownTrainingRule
-from models.calibration.types import ClassPrior, FloatArray, IntArray, LogitSet, frozen, softmax
+from models.calibration.errors import EmptyClass, InvalidPrior, ShapeMismatch, UnknownTrainingRule
+from models.calibration.implied_prior import estimate_implied_prior
+from models.calibration.types import ClassPrior, FloatArray, IntArray, LogitSet, frozen, numbers
 
 TrainedWith = Literal[
     "cross-entropy", "balanced-softmax", "logit-adjusted", "balanced-sampling", "meta-sampler", "unknown"
@@ -28,9 +21,8 @@ SOURCES: tuple[Source, ...] = get_args(Source)
 
 KAPPA_RANGE = (-0.5, 1.5)
 LARGE_FACTOR = 100.0  # between target and implied prior; beyond it a warning
-MAX_TEMPERATURE = 20.0
+MAX_COUNT = 2**53  # beyond it, float64 no longer holds every whole number
 WIDE_SD = 2.0  # nats of log r around the uniform law, where nothing is known of the training
-RESTART = 1e-9  # of the fixed point: the share of a uniform law that makes it unique
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -51,6 +43,22 @@ class Ledger:
     loss_counts: IntArray | None = None
     tau: float | None = None
     rates: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        if self.trained_with not in TRAINED_WITH or self.source not in SOURCES:
+            raise UnknownTrainingRule(
+                f"a classifier is trained with one of {', '.join(TRAINED_WITH)}, and its prior known by one of "
+                f"{', '.join(SOURCES)}; got {self.trained_with!r} and {self.source!r}."
+            )
+        if self.class_counts.shape != self.implied_prior.probs.shape:
+            raise ShapeMismatch(
+                f"class counts and implied prior are of the same classes; got {self.class_counts.size} and "
+                f"{self.implied_prior.num_classes}."
+            )
+        if not (self.implied_prior.probs > 0).all():
+            raise InvalidPrior(
+                f"an implied prior is positive for every class; class {int(self.implied_prior.probs.argmin())} has 0."
+            )
 
     @classmethod
     def by_rule(
@@ -83,7 +91,7 @@ class Ledger:
         return cls(
             trained_with=trained_with,
             class_counts=counts,
-            implied_prior=ClassPrior.from_weights(_mass(trained_with, counts, loss, tau, rates)),
+            implied_prior=ClassPrior.from_log_weights(_log_mass(trained_with, counts, loss, tau, rates)),
             source="rule",
             loss_counts=loss if offset_in_loss else None,
             tau=tau if trained_with == "logit-adjusted" else None,
@@ -141,22 +149,29 @@ class Ledger:
         return ClassPrior.from_weights(self.class_counts)
 
 
-def _mass(
+def _log_mass(
     trained_with: TrainedWith, counts: IntArray, loss_counts: IntArray, tau: float | None, rates: ArrayLike | None
 ) -> FloatArray:
+    log_counts, log_loss_counts = np.log(counts), np.log(loss_counts)
     if trained_with == "cross-entropy":
-        return counts.astype(np.float64)
+        return np.asarray(log_counts)
     if trained_with == "balanced-softmax":
-        return np.asarray(counts / loss_counts, dtype=np.float64)
+        return np.asarray(log_counts - log_loss_counts)
     if trained_with == "balanced-sampling":
-        return np.ones(counts.size)
+        return np.zeros(counts.size)
     if trained_with == "logit-adjusted":
-        if tau is None or not np.isfinite(tau):
-            raise UnknownTrainingRule(f"the implied prior of a logit-adjusted loss needs its tau; got {tau}.")
-        return np.asarray(np.exp(np.log(counts) - tau * np.log(loss_counts)), dtype=np.float64)
-    if rates is None or np.shape(rates) != counts.shape:
-        raise UnknownTrainingRule("the implied prior under the Meta Sampler needs its rates, one for each class.")
-    return np.asarray(counts * frozen(rates) / loss_counts, dtype=np.float64)
+        if not isinstance(tau, int | float) or not np.isfinite(tau):
+            raise UnknownTrainingRule(f"the implied prior of a logit-adjusted loss needs its tau; got {tau!r}.")
+        return np.asarray(log_counts - tau * log_loss_counts)
+    if trained_with != "meta-sampler":
+        raise UnknownTrainingRule(
+            f"a classifier is trained with one of {', '.join(TRAINED_WITH)}; got {trained_with!r}."
+        )
+    rule = "the implied prior under the Meta Sampler needs its rates, one positive number for each class"
+    given = numbers([] if rates is None else rates, UnknownTrainingRule, rule)
+    if given.shape != counts.shape or not ((given > 0) & np.isfinite(given)).all():
+        raise UnknownTrainingRule(f"{rule}; got {rates!r}.")
+    return np.asarray(log_counts + np.log(given) - log_loss_counts)
 
 
 def checked_counts(class_counts: ArrayLike) -> IntArray:
@@ -164,8 +179,8 @@ def checked_counts(class_counts: ArrayLike) -> IntArray:
 
     Raises: ShapeMismatch, EmptyClass for a count below 1.
     """
-    counts = np.array(class_counts)
-    if counts.ndim != 1 or counts.size < 2 or not np.issubdtype(counts.dtype, np.integer):
+    counts = np.array(numbers(class_counts, ShapeMismatch, "class counts are whole numbers, one a class"))
+    if counts.ndim != 1 or counts.size < 2 or counts.dtype.kind not in "iu":
         raise ShapeMismatch(
             f"class counts are whole numbers, one a class, at least two; got {counts.dtype} of shape {counts.shape}."
         )
@@ -175,58 +190,11 @@ def checked_counts(class_counts: ArrayLike) -> IntArray:
             f"every class needs at least one training example; class {empty} has {counts[empty]}. "
             "A class without examples has no evidence: leave it out of the class list."
         )
+    if (counts > MAX_COUNT).any():
+        raise ShapeMismatch(f"a class count is at most 2**53; class {int(counts.argmax())} has {counts.max()}.")
     counts = counts.astype(np.int64)
     counts.setflags(write=False)
     return counts
-
-
-def estimate_implied_prior(
-    logit_set: LogitSet, expected: ClassPrior, *, deviation: float = OFFSET_SD
-) -> tuple[float, ClassPrior]:
-    """T and r of the calibrated logits z~ / T, at the maximum of the class-balanced likelihood of z~ / T - log r.
-
-    With many examples this is the fixed point of `measure_implied_prior` at the right temperature. With few it stays
-    near the expected law, where the fixed point is noise: with 5 examples a class it costs a point of accuracy, this
-    gains some (docs/decisions/0002).
-
-    Args: expected, what the rule says. deviation, standard deviation in nats of log r around log expected.
-    Raises: NotEnoughData when a class has no labelled example, LeakedSplit for training data, FitFailed.
-    """
-    require_every_class(logit_set)
-    anchor = Anchor(scale=1.0, offset=-expected.log_probs, scale_sd=LOG_TEMPERATURE_SD, offset_sd=deviation)
-    fit = fit_affine(logit_set, anchor=anchor, scale_per_class=False)
-    temperature = 1.0 / max(float(fit.scale[0]), 1.0 / MAX_TEMPERATURE)
-    return temperature, ClassPrior.from_weights(np.exp(fit.offset.min() - fit.offset))
-
-
-def measure_implied_prior(logit_set: LogitSet) -> ClassPrior:
-    """The fixed point r = M r, where column j of M is the mean prediction over the examples of class j.
-
-    A calibrated posterior predicts r on average exactly on data that follow r, and on no other law. M is a matrix of
-    transition probabilities, and r its stationary law; `RESTART` makes that unique where the classifier never takes one
-    class for another, and is far below what examples can tell.
-
-    Returns: r, `(C,)`; a class that is never predicted gets the smallest positive number.
-    Raises: NotEnoughData when a class has no labelled example.
-    """
-    counts = logit_set.class_counts
-    if not counts.all():
-        raise NotEnoughData(
-            f"measuring the implied prior needs a labelled example of every class; class {int(counts.argmin())} has "
-            "none. Add labelled logits."
-        )
-    num_classes = logit_set.num_classes
-    by_class = np.zeros((num_classes, num_classes))  # row j: mean prediction over the examples of class j
-    rows = max(1, BLOCK // num_classes)
-    order = np.argsort(logit_set.labels, kind="stable")
-    for start in range(0, order.size, rows):
-        block = order[start : start + rows]
-        labels, first = np.unique(logit_set.labels[block], return_index=True)
-        by_class[labels] += np.add.reduceat(softmax(logit_set.logits[block]), first, axis=0)
-    by_class *= ((RESTART - 1.0) / counts)[:, None]
-    by_class[np.diag_indices(num_classes)] += 1.0
-    r = np.linalg.solve(by_class.T, np.full(num_classes, RESTART / num_classes))
-    return ClassPrior.from_weights(np.maximum(r, np.finfo(np.float64).tiny))
 
 
 def prior_between(class_counts: ArrayLike, kappa: float) -> ClassPrior:
@@ -239,16 +207,15 @@ def prior_between(class_counts: ArrayLike, kappa: float) -> ClassPrior:
         raise InvalidPrior(
             f"kappa lies in [{KAPPA_RANGE[0]}, {KAPPA_RANGE[1]}] (0 is uniform, 1 the training law); got {kappa}."
         )
-    log_counts = np.log(checked_counts(class_counts))
-    return ClassPrior.from_weights(np.exp(kappa * (log_counts - log_counts.max())))
+    return ClassPrior.from_log_weights(kappa * np.log(checked_counts(class_counts)))
 
 
 def capped(target: ClassPrior, implied_prior: ClassPrior, factor: float) -> ClassPrior:
-    """The target with no class moved by more than `factor` against the others, either way.
+    """The target with no class moved by more than `factor` against the median class, up or down.
 
     An assumed prior that is wrong by a factor of 7 is worse than none, and a rare class has little evidence of its own:
     a cap bounds what a wrong number can do. The log ratio of target and implied prior is held within log factor of its
-    median; a class that cannot occur stays so.
+    median, so that two classes may end factor squared apart. A class that cannot occur stays so.
 
     Raises: InvalidPrior for a factor that is not above 1 or for another number of classes.
     """
@@ -264,15 +231,22 @@ def capped(target: ClassPrior, implied_prior: ClassPrior, factor: float) -> Clas
     middle, reach = np.median(ratio), np.log(factor)
     log_target = np.full(target.num_classes, -np.inf)
     log_target[possible] = implied_prior.log_probs[possible] + np.clip(ratio, middle - reach, middle + reach)
-    return ClassPrior.from_weights(np.exp(log_target - log_target.max()))
+    return ClassPrior.from_log_weights(log_target)
 
 
 def total_variation(p: ClassPrior, q: ClassPrior) -> float:
-    """Half the L1 distance, in [0, 1]."""
+    """Half the L1 distance, in [0, 1]. Raises: ShapeMismatch."""
+    _check_alike(p, q)
     return 0.5 * float(np.abs(p.probs - q.probs).sum())
 
 
 def kl_divergence(p: ClassPrior, q: ClassPrior) -> float:
-    """KL(p || q) in nats; classes with p = 0 add nothing."""
+    """KL(p || q) in nats; classes with p = 0 add nothing. Raises: ShapeMismatch."""
+    _check_alike(p, q)
     held = p.probs > 0
-    return float((p.probs[held] * (p.log_probs - q.log_probs)[held]).sum())
+    return float((p.probs[held] * (p.log_probs[held] - q.log_probs[held])).sum())
+
+
+def _check_alike(p: ClassPrior, q: ClassPrior) -> None:
+    if p.num_classes != q.num_classes:
+        raise ShapeMismatch(f"two laws over the same classes are compared; got {p.num_classes} and {q.num_classes}.")

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -9,12 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from models.calibration.choose import METHODS, choose, fit_named, num_folds, out_of_fold, was_chosen, with_warnings
+from models.calibration.errors import FitFailed, NotEnoughData
 from models.calibration.frequencies import Frequencies
 from models.calibration.marc_paper import METHOD as MARC_PAPER
 from models.calibration.metrics import evaluate
 from models.calibration.prior import LARGE_FACTOR, Ledger, capped, kl_divergence, total_variation
 from models.calibration.temperature import closed_form_without_data
-from models.calibration.types import AdjustedLogits, Calibration, ClassPrior, FloatArray, LogitSet
+from models.calibration.types import Calibration, ClassPrior, DebiasedLogits, FloatArray, LogitSet
 
 RESTORES_BIAS_BELOW = 0.02  # total variation between a target and the training law
 SMALL_GROUP = 20  # labelled examples of a group under which its figures say little
@@ -67,10 +69,21 @@ def refit(
     if calibration.method == MARC_PAPER and calibration_set is not None and calibration_set.labels.size > 1:
         return choose(calibration_set, ledger, row_norms).calibration
     if not _fitted_on(calibration, calibration_set) or calibration_set is None:
-        return closed_form_without_data(ledger)
+        return _without_data(calibration, ledger)
     if was_chosen(calibration):
         return choose(calibration_set, ledger, row_norms).calibration
     return with_warnings(*fit_named(calibration.method, row_norms)(calibration_set, ledger))
+
+
+def _without_data(calibration: Calibration, ledger: Ledger) -> Calibration:
+    """What new counts alone can change: the prior that is taken out. A temperature stays."""
+    if calibration.method == "identity":
+        return Calibration.identity(ledger.implied_prior)
+    if calibration.method == "temperature":
+        return replace(calibration, implied_prior=ledger.implied_prior)
+    if calibration.method == "closed-form":
+        return replace(calibration, offset=-ledger.implied_prior.log_probs)
+    return closed_form_without_data(ledger)
 
 
 def _fitted_on(calibration: Calibration, calibration_set: LogitSet | None) -> bool:
@@ -95,7 +108,8 @@ def compare(
     The metrics of both are weighted to the *new* target prior, on the stored calibration set; where a calibration was
     fitted on that set, every example is scored by a fit that did not see it.
     """
-    shift = _log_weights(after) - _log_weights(before)
+    with np.errstate(invalid="ignore"):  # a class that was impossible and is: NaN, shown as null
+        shift = _log_weights(after) - _log_weights(before)
     shift -= shift[np.isfinite(shift)].mean() if np.isfinite(shift).any() else 0.0
     order = np.argsort(-np.nan_to_num(shift, neginf=-1e9, posinf=1e9), kind="stable")
     measured, flips = _measure(before, after, class_names, calibration_set, row_norms)
@@ -165,12 +179,15 @@ def _measure(
     """Metrics before and after, and the decisions that flip; None where there is nothing to measure on."""
     if calibration_set is None or not calibration_set.labels.size:
         return None, None
-    adjusted = [_out_of_fold(deployment, calibration_set, row_norms) for deployment in (before, after)]
+    debiased, folds = _out_of_fold(after, calibration_set, row_norms)
+    former = debiased
+    if before.calibration is not after.calibration or before.ledger is not after.ledger:
+        former, _ = _out_of_fold(before, calibration_set, row_norms)
+    adjusted = [former.adjust(before.prior), debiased.adjust(after.prior)]
     results = [
         asdict(evaluate(each, calibration_set.labels, class_counts=after.ledger.class_counts, target=after.prior))
         for each in adjusted
     ]
-    folds = num_folds(calibration_set) if _fitted_on(after.calibration, calibration_set) else 0
     sample = {
         "drawn": calibration_set.drawn,
         "items": results[1].pop("items"),
@@ -183,14 +200,17 @@ def _measure(
     )
 
 
-def _out_of_fold(deployment: Deployment, calibration_set: LogitSet, row_norms: ArrayLike | None) -> AdjustedLogits:
+def _out_of_fold(
+    deployment: Deployment, calibration_set: LogitSet, row_norms: ArrayLike | None
+) -> tuple[DebiasedLogits, int]:
+    """Debiased logits of the calibration set, and how many folds they come from: 0 where no fit is repeated."""
     calibration = deployment.calibration
     if _fitted_on(calibration, calibration_set):
-        fit = fit_named(calibration.method, row_norms)
-        debiased = out_of_fold(fit, calibration_set, deployment.ledger)
-    else:
-        debiased = calibration.debias(calibration_set.raw)
-    return debiased.adjust(deployment.prior)
+        # A fold may leave too little for a fit that all examples together allow: that must not stop a change.
+        with suppress(NotEnoughData, FitFailed):
+            fit = fit_named(calibration.method, row_norms)
+            return out_of_fold(fit, calibration_set, deployment.ledger), num_folds(calibration_set)
+    return calibration.debias(calibration_set.raw), 0
 
 
 def _flips(before: FloatArray, after: FloatArray, class_names: Sequence[str]) -> dict[str, Any]:
@@ -228,6 +248,8 @@ def _warnings(
         found.append("nothing was measured: the model came without a calibration set.")
     else:
         items = measured["sample"]["items"]
+        if not measured["sample"]["out_of_fold"] and after.calibration.provenance.get("num_items"):
+            found.append("the figures are those of the examples that the calibration was fitted on: they flatter it.")
         found += [
             f"the figures of the {group} classes rest on {items[group]} labelled examples."
             for group in ("many", "medium", "few")
@@ -260,10 +282,10 @@ def _ledger_warnings(before: Deployment, after: Deployment) -> list[str]:
         )
         return found
     anchor = float(np.abs(moved - moved.mean()).mean())
-    offset = after.calibration.offset - before.calibration.offset
+    offset = _log_weights(replace(after, prior=uniform)) - _log_weights(replace(before, prior=uniform))
     followed = float(np.abs(offset - offset.mean()).mean())
     found.append(
         f"the counts act through the implied prior: it moved by {anchor:.3f} nats a class on average, the fitted "
-        f"offsets by {followed:.3f}."
+        f"offsets by {followed:.3f}." + (" The fit rests on the labelled examples alone." if followed < 5e-4 else "")
     )
     return found

@@ -3,22 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
-from models.calibration.affine import (
-    LOG_TEMPERATURE_SD,
-    Anchor,
-    balanced_weights,
-    fit_affine,
-    item_nll,
-    require_every_class,
-    require_held_out,
-)
+from models.calibration.affine import Anchor, fit_affine, require_every_class
 from models.calibration.errors import FitFailed, ShapeMismatch
-from models.calibration.prior import MAX_TEMPERATURE, Ledger
+from models.calibration.prior import Ledger
+from models.calibration.scale import fit_scale
 from models.calibration.types import Calibration, ClassPrior, FitReport, LogitSet
 
-MIN_TEMPERATURE = 0.05
 SEPARATED = 1e-4  # nats: a loss that falls to it falls on for ever
 MIN_PER_CLASS = 5  # fewer labelled examples of a class do not carry parameters of its own
 
@@ -32,36 +23,23 @@ def fit_closed_form(logit_set: LogitSet, ledger: Ledger) -> tuple[Calibration, F
 
     Raises: LeakedSplit for training data, NotEnoughData for none, ShapeMismatch.
     """
-    require_held_out(logit_set)
     check_ledger(logit_set, ledger)
     offset = -ledger.implied_prior.log_probs
-    bounds = (-np.log(MAX_TEMPERATURE), -np.log(MIN_TEMPERATURE))  # of log(1 / T)
-    penalty = 0.5 / (LOG_TEMPERATURE_SD**2 * logit_set.labels.size)
-    weights = balanced_weights(logit_set)
-
-    def objective(log_scale: float) -> float:
-        losses = item_nll(logit_set.logits, logit_set, float(np.exp(log_scale)), offset)
-        return float(weights @ losses) + penalty * float(log_scale) ** 2
-
-    result = minimize_scalar(objective, bounds=bounds, method="bounded", options={"xatol": 1e-8})
-    scale = float(np.exp(result.x))
-    warnings: tuple[str, ...] = ()
-    if min(result.x - bounds[0], bounds[1] - result.x) < 1e-3:
-        warnings = (f"the temperature ran into its limit ({1 / scale:.3g}): the logits hardly tell the classes apart.",)
+    fit = fit_scale(logit_set, offset)
     calibration = Calibration(
-        scale=np.full(logit_set.num_classes, scale),
+        scale=np.full(logit_set.num_classes, fit.scale),
         offset=offset,
         implied_prior=ClassPrior.uniform(logit_set.num_classes),
         method="closed-form",
-        parameters={"temperature": 1 / scale},
+        parameters={"temperature": 1 / fit.scale},
         provenance=fitted_on(logit_set),
     )
     report = FitReport(
         method="closed-form",
-        objective=float(result.fun),
-        iterations=int(result.nfev),
+        objective=fit.objective,
+        iterations=fit.iterations,
         num_items=logit_set.labels.size,
-        warnings=warnings,
+        warnings=fit.warnings,
     )
     return calibration, report
 
@@ -101,9 +79,14 @@ def fit_bcts(logit_set: LogitSet, ledger: Ledger) -> tuple[Calibration, FitRepor
     Raises: LeakedSplit, NotEnoughData for a class without an example, ShapeMismatch, FitFailed.
     """
     require_every_class(logit_set)
-    base, _ = fit_closed_form(logit_set, ledger)
+    base, base_report = fit_closed_form(logit_set, ledger)
     anchor = Anchor(scale=float(base.scale[0]), offset=base.offset)
     fit = fit_affine(logit_set, anchor=anchor, scale_per_class=False)
+    if not fit.scale[0]:
+        raise FitFailed(
+            "the logits speak against the labels: the best common scale is 0. Check the labels and the order of the "
+            "classes."
+        )
     calibration = Calibration(
         scale=fit.scale,
         offset=fit.offset,
@@ -117,7 +100,7 @@ def fit_bcts(logit_set: LogitSet, ledger: Ledger) -> tuple[Calibration, FitRepor
         objective=fit.objective,
         iterations=fit.iterations,
         num_items=logit_set.labels.size,
-        warnings=few_examples(logit_set),
+        warnings=base_report.warnings + few_examples(logit_set),
     )
     return calibration, report
 

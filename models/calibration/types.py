@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +19,7 @@ from models.calibration.errors import (
     InvalidLabels,
     InvalidLogits,
     InvalidPrior,
+    LeakedSplit,
     ShapeMismatch,
     UnknownClass,
 )
@@ -76,6 +77,8 @@ class ClassPrior:
 
     @classmethod
     def uniform(cls, num_classes: int) -> ClassPrior:
+        if num_classes < 2:
+            raise InvalidPrior(f"a class prior has at least two classes; got {num_classes}.")
         return cls(np.full(num_classes, 1.0 / num_classes))
 
     @classmethod
@@ -84,6 +87,11 @@ class ClassPrior:
         array = _checked_weights(weights)
         largest = array.max()  # first, so that the sum of huge weights cannot overflow
         return cls(array / largest / (array / largest).sum())
+
+    @classmethod
+    def from_log_weights(cls, log_weights: FloatArray) -> ClassPrior:
+        """Logarithms of weights `(C,)`; minus infinity for a class that cannot occur."""
+        return cls.from_weights(np.exp(log_weights - log_weights.max()))
 
     @classmethod
     def from_mapping(cls, weights: Mapping[str, float], class_names: Sequence[str]) -> ClassPrior:
@@ -219,7 +227,7 @@ class Calibration:
 
     def __post_init__(self) -> None:
         for name in ("scale", "offset"):
-            values = frozen(getattr(self, name))
+            values = frozen(numbers(getattr(self, name), InvalidCalibration, f"{name} is one number a class"))
             if values.shape != (self.num_classes,):
                 raise ShapeMismatch(f"{name} must be ({self.num_classes},) like the prior; got {values.shape}.")
             if not np.isfinite(values).all():
@@ -258,8 +266,10 @@ class LogitSet:
     drawn: str = ""
 
     def __post_init__(self) -> None:
+        if self.split not in get_args(Split):
+            raise LeakedSplit(f"a split is one of {', '.join(get_args(Split))}; got {self.split!r}.")
         raw = RawLogits(self.logits)
-        labels = np.array(self.labels)
+        labels = np.array(numbers(self.labels, InvalidLabels, "labels are integers, class indices from 0"))
         if labels.shape != (raw.values.shape[0],):
             raise ShapeMismatch(f"labels must be ({raw.values.shape[0]},) like the logits; got {labels.shape}.")
         if labels.dtype.kind not in "iu":

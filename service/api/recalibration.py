@@ -69,7 +69,7 @@ class UploadOptions(BaseModel):
         float | None,
         Field(
             gt=1,
-            description="No class moves by more than this factor against the others (role=target).",
+            description="No class moves by more than this factor against the median one (role=target).",
             examples=[100],
         ),
     ] = None

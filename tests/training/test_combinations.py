@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from models.calibration.implied_prior import measure_implied_prior
 from models.calibration.marc import fit_held_out
-from models.calibration.prior import Ledger, measure_implied_prior, total_variation
+from models.calibration.prior import Ledger, total_variation
 from models.calibration.temperature import fit_closed_form
 from models.calibration.types import ClassPrior
 from models.networks.classifier import Architecture

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from models.calibration.choose import CANDIDATES, METHODS, choose, fit_named, num_folds, out_of_fold, was_chosen
-from models.calibration.errors import CalibrationError, LeakedSplit, NotEnoughData
+from models.calibration.errors import CalibrationError, FitFailed, LeakedSplit, NotEnoughData
 from models.calibration.prior import Ledger
 from models.calibration.types import LogitSet
 
@@ -10,7 +12,7 @@ from models.calibration.types import LogitSet
 def shifted(sample, column, by):
     logits = sample.logit_set.logits.copy()
     logits[:, column] += by
-    return LogitSet(logits=logits, labels=sample.logit_set.labels, split="calibration")
+    return replace(sample, logit_set=LogitSet(logits=logits, labels=sample.logit_set.labels, split="calibration"))
 
 
 def test_takes_the_closed_form_where_it_is_the_truth(simulate):
@@ -23,7 +25,7 @@ def test_takes_the_closed_form_where_it_is_the_truth(simulate):
 
 def test_takes_an_offset_a_class_where_one_class_is_off(simulate):
     sample = simulate(per_class=40)
-    choice = choose(shifted(sample, 2, 3.0), sample.ledger)
+    choice = choose(shifted(sample, 2, 3.0).logit_set, sample.ledger)
     assert choice.calibration.method == "bcts"
     assert choice.balanced_nll["bcts"] < choice.balanced_nll["closed-form"]
 
@@ -31,21 +33,82 @@ def test_takes_an_offset_a_class_where_one_class_is_off(simulate):
 def test_one_example_of_a_class_leaves_the_closed_form(simulate):
     sample = simulate(per_class=30)
     all_but = np.flatnonzero((sample.logit_set.labels != 4) | (np.arange(300) == 120))
-    choice = choose(shifted(sample, 2, 3.0).subset(all_but), sample.ledger)
+    choice = choose(shifted(sample, 2, 3.0).logit_set.subset(all_but), sample.ledger)
     assert choice.calibration.method == "closed-form"
     assert "a class with 1" in choice.reason
 
 
 def test_forty_examples_in_all_leave_the_closed_form(simulate):
     sample = simulate(per_class=4)
-    choice = choose(shifted(sample, 2, 3.0), sample.ledger)
+    choice = choose(shifted(sample, 2, 3.0).logit_set, sample.ledger)
     assert choice.calibration.method == "closed-form"
     assert "40 examples" in choice.reason
 
 
 def test_two_examples_a_class_are_compared_where_the_classes_are_many(simulate):
     sample = simulate(classes=50, per_class=2)
-    assert set(choose(sample.logit_set, sample.ledger).balanced_nll) == set(CANDIDATES)
+    choice = choose(sample.logit_set, sample.ledger)
+    assert set(choice.balanced_nll) == set(CANDIDATES)
+    assert choice.report.warnings == ()  # of few examples: that is for a person who names a method
+    fifty = simulate(per_class=5)
+    assert choose(fifty.logit_set, fifty.ledger).balanced_nll
+
+
+class TestTheRuleOfOneStandardError:
+    @pytest.mark.parametrize(
+        ("by", "seed", "expected", "without_any", "of_three"),
+        [
+            (0.6, 2, "closed-form", "bcts", "closed-form"),
+            (0.9, 1, "closed-form", "marc", "closed-form"),
+            (0.9, 3, "bcts", "bcts", "closed-form"),
+            (1.2, 5, "bcts", "marc", "closed-form"),
+        ],
+    )
+    def test_takes_the_simplest_that_is_not_told_from_the_best(
+        self, simulate, by, seed, expected, without_any, of_three
+    ):
+        # what a rule of no error or of three would take, and an unpaired one (always the closed form), shows the width
+        sample = simulate(per_class=20, seed=seed)
+        logit_set = shifted(shifted(sample, 2, by), 5, -by)
+        choice = choose(logit_set.logit_set, sample.ledger)
+        assert choice.calibration.method == expected
+        assert min(choice.balanced_nll, key=choice.balanced_nll.get) == without_any
+        errors = {method: self.error(method, choice, logit_set.logit_set, sample.ledger) for method in CANDIDATES}
+        best = choice.balanced_nll[without_any]
+        within = {
+            times: next(m for m in CANDIDATES if choice.balanced_nll[m] - best <= times * errors[m]) for times in (1, 3)
+        }
+        assert within == {1: expected, 3: of_three}
+
+    def error(self, method, choice, logit_set, ledger):
+        """Of the paired difference to the best: items of a class weigh alike, classes weigh alike."""
+        best = min(choice.balanced_nll, key=choice.balanced_nll.get)
+        losses = [
+            -np.log(out_of_fold(fit_named(each), logit_set, ledger).scores()[np.arange(200), logit_set.labels])
+            for each in (method, best)
+        ]
+        return np.std(losses[0] - losses[1]) / np.sqrt(200)
+
+
+def test_fits_the_one_it_took_with_the_row_norms(simulate):
+    sample = simulate(per_class=200)
+    logits = sample.logit_set.logits.copy()
+    logits[:, 0] *= 3
+    broken = LogitSet(logits=logits, labels=sample.logit_set.labels, split="calibration")
+    norms = np.linspace(0.5, 3.0, 10)
+    calibration = choose(broken, sample.ledger, norms).calibration
+    assert calibration.method == "marc"
+    np.testing.assert_allclose(calibration.parameters["beta"] * norms, calibration.offset)
+
+
+def test_leaves_out_a_candidate_that_cannot_be_fitted(simulate):
+    sample = simulate(per_class=40)
+    reversed_logits = LogitSet(logits=-5 * sample.logit_set.logits, labels=sample.logit_set.labels, split="calibration")
+    with pytest.raises(FitFailed, match="speak against the labels"):
+        fit_named("bcts")(reversed_logits, sample.ledger)
+    choice = choose(reversed_logits, sample.ledger)
+    assert "bcts" not in choice.balanced_nll
+    assert choice.report.warnings
 
 
 def test_says_why_and_signs_the_calibration(simulate):
@@ -102,8 +165,12 @@ class TestALedgerThatTheExamplesContradict:
         wrong = Ledger.by_rule("cross-entropy", sample.ledger.class_counts)
         assert "uniform" in choose(sample.logit_set, wrong).report.warnings[0]
 
+    def test_is_not_doubted_for_one_example(self):
+        one = LogitSet(logits=np.array([[0.0, 3.0, 1.0]]), labels=np.array([0]), split="calibration")
+        assert choose(one, Ledger.by_rule("cross-entropy", [1, 50, 9])).report.warnings == ()
+
     def test_is_seldom_doubted_where_it_is_right(self, simulate):
-        for seed in range(8):
+        for seed in range(25):
             sample = simulate(per_class=5, confidence=1.7, seed=seed)
             assert choose(sample.logit_set, sample.ledger).report.warnings == ()
 

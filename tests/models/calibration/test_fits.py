@@ -5,8 +5,9 @@ import pytest
 
 from models.calibration.affine import Anchor, balanced_nll, balanced_weights, fit_affine, item_nll, penalised_nll
 from models.calibration.errors import FitFailed, InvalidCalibration, LeakedSplit, NotEnoughData, ShapeMismatch
+from models.calibration.implied_prior import measure_implied_prior
 from models.calibration.marc import fit_held_out, fold_into_linear
-from models.calibration.prior import Ledger, measure_implied_prior, total_variation
+from models.calibration.prior import Ledger, total_variation
 from models.calibration.temperature import (
     closed_form_without_data,
     fit_bcts,
@@ -178,6 +179,25 @@ class TestVectorScaling:
         separated = LogitSet(logits=4 * np.eye(3)[labels], labels=labels, split="calibration")
         with pytest.raises(FitFailed, match="separate"):
             fit_vector_scaling(separated, Ledger.by_rule("balanced-sampling", [5, 5, 5]))
+
+
+class TestTheCoreOfEveryFit:
+    def test_classes_without_an_example_take_no_weight_from_the_others(self):
+        lacking = LogitSet(logits=np.zeros((3, 4)), labels=np.array([0, 0, 2]), split="calibration")
+        np.testing.assert_allclose(balanced_weights(lacking), [0.25, 0.25, 0.5])
+
+    def test_the_pull_on_the_scales_does_not_depend_on_the_unit_of_the_logits(self, simulate):
+        sample = simulate(per_class=5)
+        tenfold = LogitSet(logits=10 * sample.logit_set.logits, labels=sample.logit_set.labels, split="calibration")
+        offset = -sample.ledger.implied_prior.log_probs
+        here = fit_affine(sample.logit_set, anchor=Anchor(scale=0.8, offset=offset), scale_per_class=True)
+        there = fit_affine(tenfold, anchor=Anchor(scale=0.08, offset=offset), scale_per_class=True)
+        np.testing.assert_allclose(10 * there.scale, here.scale, atol=1e-4)
+        np.testing.assert_allclose(there.offset, here.offset, atol=1e-3)
+
+    def test_a_head_that_is_not_finite_is_not_folded(self):
+        with pytest.raises(InvalidCalibration, match="finite"):
+            fold_into_linear(Calibration.identity(ClassPrior.uniform(2)), [[1.0], [np.nan]], [0.0, 0.0])
 
 
 class TestLargeSets:

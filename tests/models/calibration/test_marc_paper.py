@@ -86,6 +86,20 @@ class TestTheHeldOutTemperature:
         scores = warm.debias(data.held_out.raw).adjust(ClassPrior.uniform(10)).scores()
         np.testing.assert_allclose(scores.mean(axis=0), 0.1, atol=0.002)
 
+    def test_is_missed_in_words_where_there_is_nothing_to_fit_it_on(self, long_tail):
+        data = long_tail()
+        lacking = data.held_out.subset(np.flatnonzero(data.held_out.labels != 4))
+        for held_out in (None, lacking):
+            assert "no temperature was fitted" in fit_paper(data.train, data.counts, held_out=held_out)[1].warnings[0]
+
+    def test_expects_the_formula_and_not_a_uniform_law_where_rows_are_few(self, long_tail):
+        data = long_tail()
+        one_each = data.held_out.subset(np.flatnonzero(np.diff(data.held_out.labels, prepend=-1)))
+        mild = replace(SHORT, gamma=0.2)
+        warm, _ = fit_paper(data.train, data.counts, config=mild, held_out=one_each)
+        formula = ClassPrior.from_weights(data.counts**0.8)
+        assert total_variation(warm.implied_prior, formula) < 0.5 * total_variation(ClassPrior.uniform(10), formula)
+
     def test_does_no_harm_with_one_held_out_row_a_class(self, long_tail):
         data = long_tail(confidence=2.0)
         cold, _ = fit_paper(data.train, data.counts, config=SHORT)
@@ -245,7 +259,7 @@ class TestTheFit:
         mirrored = LogitSet(logits=logits, labels=data.train.labels, split="train")
         _, report = fit_paper(mirrored, data.counts)
         assert "omega is negative for 1 classes (first 0)" in report.warnings[0]
-        assert fit_paper(data.train, data.counts)[1].warnings == ()
+        assert fit_paper(data.train, data.counts, held_out=data.held_out)[1].warnings == ()
 
     def test_warns_of_rows_that_the_classifier_knows_by_heart(self):
         labels = np.repeat(np.arange(3), 30)

@@ -1,25 +1,13 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from models.calibration.errors import (
     EmptyClass,
     InvalidPrior,
-    LeakedSplit,
-    NotEnoughData,
     ShapeMismatch,
     UnknownTrainingRule,
 )
-from models.calibration.prior import (
-    Ledger,
-    capped,
-    estimate_implied_prior,
-    kl_divergence,
-    measure_implied_prior,
-    prior_between,
-    total_variation,
-)
+from models.calibration.prior import Ledger, capped, kl_divergence, prior_between, total_variation
 from models.calibration.types import ClassPrior, LogitSet
 
 COUNTS = [60, 30, 10]
@@ -54,73 +42,6 @@ class TestTheRules:
     def test_counts_are_whole_numbers_one_a_class(self, counts):
         with pytest.raises(ShapeMismatch):
             Ledger.by_rule("cross-entropy", counts)
-
-
-class TestTheMeasuredPrior:
-    def test_recovers_the_training_law_from_held_out_logits(self, simulate):
-        sample = simulate(per_class=2000)
-        measured = measure_implied_prior(sample.logit_set)
-        assert total_variation(measured, sample.ledger.implied_prior) < 0.02
-
-    def test_the_plain_mean_prediction_would_miss_it(self, simulate):
-        # on a class-balanced sample the mean prediction is not r: why the fixed point is needed
-        sample = simulate(per_class=2000)
-        mean = ClassPrior.from_weights(sample.logit_set.raw.scores().mean(axis=0))
-        assert total_variation(mean, sample.ledger.implied_prior) > 0.1
-
-    def test_needs_every_class(self):
-        logit_set = LogitSet(logits=np.zeros((2, 3)), labels=np.array([0, 1]), split="calibration")
-        with pytest.raises(NotEnoughData, match="class 2"):
-            measure_implied_prior(logit_set)
-
-    def test_is_that_of_repeated_prediction(self, simulate):
-        sample = simulate(per_class=30)
-        probs, labels = sample.logit_set.raw.scores(), sample.logit_set.labels
-        law = np.full(10, 0.1)
-        for _ in range(3000):  # the definition: predict examples that follow the law, take the mean as the law
-            law = (law[labels] / 30) @ probs
-        np.testing.assert_allclose(measure_implied_prior(sample.logit_set).probs, law, atol=1e-6)
-
-    def test_is_uniform_where_nothing_is_ever_confused(self):
-        labels = np.repeat(np.arange(4), 3)
-        certain = LogitSet(logits=1e4 * np.eye(4)[labels], labels=labels, split="calibration")
-        np.testing.assert_allclose(measure_implied_prior(certain).probs, 0.25)
-
-    def test_of_a_class_that_is_never_predicted_is_positive_and_tiny(self):
-        labels = np.array([0, 1, 2])
-        never = LogitSet(logits=np.array([[0.0, 0, -1e4]] * 3), labels=labels, split="calibration")
-        probs = measure_implied_prior(never).probs
-        assert 0 < probs[2] < 1e-6
-        np.testing.assert_allclose(probs[:2], 0.5, atol=1e-6)
-
-    def test_is_not_changed_by_new_counts(self, simulate):
-        ledger = Ledger.measured(simulate().logit_set, [5] * 10)
-        with pytest.raises(UnknownTrainingRule, match="measured"):
-            ledger.with_class_counts([6] * 10)
-
-
-class TestTheEstimatedPrior:
-    def test_finds_temperature_and_prior_together_where_the_fixed_point_takes_confidence_for_prior(self, simulate):
-        sample = simulate(per_class=2000, confidence=2.5)
-        temperature, estimated = estimate_implied_prior(sample.logit_set, ClassPrior.uniform(10), deviation=2.0)
-        assert temperature == pytest.approx(2.5, rel=0.05)
-        assert total_variation(estimated, sample.ledger.implied_prior) < 0.02
-        assert total_variation(measure_implied_prior(sample.logit_set), sample.ledger.implied_prior) > 0.05
-
-    def test_stays_near_what_is_expected_with_few_examples(self, simulate):
-        sample = simulate(classes=50, per_class=1)
-        expected = sample.ledger.implied_prior
-        _, estimated = estimate_implied_prior(sample.logit_set, expected)
-        fixed_point = measure_implied_prior(sample.logit_set)
-        assert total_variation(estimated, expected) < 0.15
-        assert total_variation(estimated, expected) < 0.5 * total_variation(fixed_point, expected)
-
-    def test_needs_every_class_and_data_never_seen(self, simulate):
-        logit_set = simulate().logit_set
-        with pytest.raises(NotEnoughData, match="first class 3"):
-            estimate_implied_prior(logit_set.subset(np.flatnonzero(logit_set.labels != 3)), ClassPrior.uniform(10))
-        with pytest.raises(LeakedSplit):
-            estimate_implied_prior(replace(logit_set, split="train"), ClassPrior.uniform(10))
 
 
 class TestBetweenUniformAndTheTrainingLaw:
@@ -174,6 +95,11 @@ def test_distances_by_hand():
 
 
 class TestTheLedgerOfOurOwnTraining:
+    def test_a_measured_prior_is_not_changed_by_new_counts(self, simulate):
+        ledger = Ledger.measured(simulate().logit_set, [5] * 10)
+        with pytest.raises(UnknownTrainingRule, match="measured"):
+            ledger.with_class_counts([6] * 10)
+
     def test_the_logit_adjusted_loss_takes_out_a_power_of_the_counts(self):
         # n = 16, 4, 1; tau 1/2 leaves n^(1/2) = 4, 2, 1
         ledger = Ledger.by_rule("logit-adjusted", [16, 4, 1], tau=0.5)
@@ -217,3 +143,40 @@ class TestTheLedgerOfOurOwnTraining:
         assert ledger.source == "approximate"
         np.testing.assert_allclose(ledger.implied_prior.probs, [0.9, 0.1])
         assert ledger.with_class_counts([1, 1]).source == "approximate"
+
+
+class TestWhatNoLedgerIs:
+    def test_counts_and_prior_of_different_classes(self, simulate):
+        with pytest.raises(ShapeMismatch, match="got 6 and 10"):
+            Ledger.measured(simulate(per_class=5).logit_set, [5] * 6)
+        with pytest.raises(ShapeMismatch, match="10 classes"):
+            Ledger.by_rule("cross-entropy", [5, 4]).measured_on(simulate(per_class=5).logit_set)
+
+    @pytest.mark.parametrize("rates", [[0.0, 1.0, 1.0], [1.0, 1.0], ["a", "b", "c"], [np.nan, 1, 1]])
+    def test_rates_that_are_not_one_positive_number_a_class(self, rates):
+        with pytest.raises(UnknownTrainingRule, match="one positive number for each class"):
+            Ledger.by_rule("meta-sampler", [3, 2, 1], rates=rates)
+
+    def test_a_training_that_nobody_knows(self):
+        with pytest.raises(UnknownTrainingRule, match="got 'cross_entropy'"):
+            Ledger.by_rule("cross_entropy", [3, 2, 1], rates=[1, 1, 1])
+
+    @pytest.mark.parametrize("tau", ["1", None, np.nan])
+    def test_a_tau_that_is_no_number(self, tau):
+        with pytest.raises(UnknownTrainingRule, match="needs its tau"):
+            Ledger.by_rule("logit-adjusted", [3, 2, 1], tau=tau)
+
+    def test_a_tau_that_leaves_a_class_nothing(self):
+        with pytest.raises(InvalidPrior, match="class 0 has 0"):
+            Ledger.by_rule("logit-adjusted", [10**6, 1], tau=400)
+
+    @pytest.mark.parametrize("counts", [np.array([2**63, 1], dtype=np.uint64), [[1, 2], [3]], ["1", "2"]])
+    def test_counts_that_are_no_counts(self, counts):
+        with pytest.raises(ShapeMismatch):
+            Ledger.by_rule("cross-entropy", counts)
+
+
+def test_laws_over_different_classes_are_not_compared():
+    for distance in (total_variation, kl_divergence):
+        with pytest.raises(ShapeMismatch, match="got 2 and 3"):
+            distance(ClassPrior.uniform(2), ClassPrior.uniform(3))

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from models.calibration.choose import METHODS, choose, fit_named
 from models.calibration.errors import FitFailed, NotEnoughData
-from models.calibration.prior import Ledger, measure_implied_prior, total_variation
+from models.calibration.implied_prior import measure_implied_prior
+from models.calibration.prior import Ledger, total_variation
 from models.calibration.types import ClassPrior, LogitSet
 
 PULLED = [method for method in METHODS if method != "vector-scaling"]  # these have a minimum whatever the examples

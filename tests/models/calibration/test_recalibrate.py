@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from models.calibration.marc_paper import PaperFit, fit_paper
 from models.calibration.prior import Ledger
 from models.calibration.recalibrate import Deployment, compare, with_target, with_training_counts
 from models.calibration.temperature import closed_form_without_data
-from models.calibration.types import ClassPrior
+from models.calibration.types import Calibration, ClassPrior, softmax
 
 SHORT = PaperFit(steps=100, warmup_steps=40)
 NAMES = [f"class-{index}" for index in range(10)]
@@ -90,8 +91,54 @@ class TestATarget:
         in_sample = -np.log(seen[np.arange(50), sample.logit_set.labels]).mean()
         assert measured["after"]["nll"]["value"] > in_sample + 0.01
 
+    def test_a_fit_that_no_fold_carries_does_not_stop_an_upload(self, simulate):
+        sample = simulate(per_class=20)
+        one_of_the_last = np.flatnonzero((sample.logit_set.labels != 9) | (np.arange(200) == 199))
+        lacking = replace(sample, logit_set=sample.logit_set.subset(one_of_the_last))
+        before = live(lacking, "marc")
+        told = report(lacking, before, with_target(before, frequencies([1] * 9 + [5])))
+        assert told["metrics"]["sample"]["out_of_fold"] == 0
+        assert any("flatter" in text for text in told["warnings"])
+
+    def test_with_a_class_that_was_impossible_already(self, simulate):
+        sample = simulate()
+        impossible = [0, 1, 1, 1, 1, 1, 1, 1, 1, 1]
+        before = with_target(live(sample), frequencies(impossible))
+        told = report(sample, before, with_target(before, frequencies([0, 2, *impossible[2:]])))
+        json.dumps(told, allow_nan=False)
+        assert told["classes"][0]["shift_nats"] is None
+
 
 class TestTrainingCounts:
+    @pytest.mark.parametrize("method", ["closed-form", "temperature"])
+    def test_without_labelled_examples_leave_the_temperature(self, simulate, method):
+        sample = simulate(confidence=2.0)
+        before = live(sample, method)
+        after = with_training_counts(before, frequencies(list(range(10, 20)), role="training"), None)
+        assert after.calibration.method == method
+        np.testing.assert_array_equal(after.calibration.scale, before.calibration.scale)
+        target = ClassPrior.uniform(10)
+        logits = sample.logit_set.raw
+        expected = softmax(before.calibration.scale * logits.values - np.log(np.arange(10, 20)))
+        np.testing.assert_allclose(after.calibration.debias(logits).adjust(target).scores(), expected, atol=1e-12)
+
+    def test_of_an_untouched_model_leave_it_untouched(self, simulate):
+        sample = simulate()
+        before = replace(live(sample), calibration=Calibration.identity(sample.ledger.implied_prior))
+        after = with_training_counts(before, frequencies([5] * 10, role="training"), sample.logit_set)
+        assert after.calibration.method == "identity"
+        np.testing.assert_allclose(after.calibration.implied_prior.probs, 0.1)
+
+    @pytest.mark.parametrize(("method", "said"), [("temperature", None), ("vector-scaling", "labelled examples alone")])
+    def test_say_by_how_much_they_act(self, simulate, method, said):
+        sample = simulate(per_class=300)
+        before = live(sample, method)
+        after = with_training_counts(before, frequencies([100] * 5 + [10] * 5, role="training"), sample.logit_set)
+        (told,) = [text for text in report(sample, before, after)["warnings"] if "act through" in text]
+        moved, followed = map(float, re.findall(r"by (\d\.\d+)", told))
+        assert followed == pytest.approx(moved if said is None else 0, abs=0.002)
+        assert said is None or said in told
+
     def test_repair_a_ledger_that_was_wrong(self, simulate):
         sample = simulate(per_class=40)
         wrong = Ledger.by_rule("cross-entropy", [100] * 10)

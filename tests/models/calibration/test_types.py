@@ -9,6 +9,7 @@ from models.calibration.errors import (
     InvalidLabels,
     InvalidLogits,
     InvalidPrior,
+    LeakedSplit,
     ShapeMismatch,
     UnknownClass,
 )
@@ -126,6 +127,16 @@ class TestWhatIsRefused:
     def test_labels_that_are_no_class_index(self, labels):
         with pytest.raises(InvalidLabels):
             LogitSet(logits=LOGITS, labels=np.array(labels), split="test")
+
+    def test_a_split_that_nobody_knows_and_a_prior_of_one_class(self):
+        with pytest.raises(LeakedSplit, match="got 'Train'"):
+            LogitSet(logits=LOGITS, labels=np.array([0, 1]), split="Train")
+        with pytest.raises(InvalidPrior, match="at least two classes"):
+            ClassPrior.uniform(1)
+
+    def test_a_calibration_of_text(self):
+        with pytest.raises(InvalidCalibration, match="scale is one number a class"):
+            some_calibration(scale=["a", "b", "c"])
 
     def test_nothing_can_be_changed_afterwards(self):
         with pytest.raises(ValueError, match="read-only"):
