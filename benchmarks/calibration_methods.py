@@ -83,14 +83,14 @@ def _rounds(run: Run, per_class: int, two_fold: bool) -> Iterator[tuple[LogitSet
     """Calibration set, test images, and which test images these are."""
     everything = np.arange(run.test_set.labels.size)
     if two_fold:
-        half = _drawn(run.test_set.labels, per_class, seed=0)
+        half = drawn(run.test_set.labels, per_class, seed=0)
         other = np.setdiff1d(everything, half)
         for fit_on, score in ((half, other), (other, half)):
             yield _as_calibration(run.test_set.subset(fit_on)), run.test_set.subset(score), score
         return
     available = int(run.calibration_set.class_counts.min())
     for seed in range(DRAWS if per_class < available else 1):
-        rows = _drawn(run.calibration_set.labels, per_class, seed)
+        rows = drawn(run.calibration_set.labels, per_class, seed)
         yield run.calibration_set.subset(rows), run.test_set, everything
 
 
@@ -98,7 +98,7 @@ def _as_calibration(logit_set: LogitSet) -> LogitSet:
     return LogitSet(logits=logit_set.logits, labels=logit_set.labels, split="calibration", drawn="half of the test set")
 
 
-def _drawn(labels: IntArray, per_class: int, seed: int) -> IntArray:
+def drawn(labels: IntArray, per_class: int, seed: int) -> IntArray:
     order = np.random.default_rng(seed).permutation(labels.size)
     chosen = [order[labels[order] == label][:per_class] for label in np.unique(labels)]
     return np.sort(np.concatenate(chosen))

@@ -151,7 +151,7 @@ def out_of_fold(fit: Fit, logit_set: LogitSet, ledger: Ledger) -> DebiasedLogits
     """Debiased logits `(N, C)` under a uniform implied prior, each row from a fit that did not see it."""
     uniform = ClassPrior.uniform(logit_set.num_classes)
     debiased = np.empty_like(logit_set.logits)
-    folds = _folds(logit_set.labels, num_folds(logit_set))
+    folds = folds_of(logit_set.labels, num_folds(logit_set))
     for fold in np.unique(folds):
         inside, outside = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
         calibration, _ = fit(logit_set.subset(outside), ledger)
@@ -164,7 +164,7 @@ def num_folds(logit_set: LogitSet) -> int:
     return min(FOLDS, int(logit_set.labels.size))
 
 
-def _folds(labels: IntArray, folds: int) -> IntArray:
+def folds_of(labels: IntArray, folds: int) -> IntArray:
     """Fold of each item `(N,)`: classes spread evenly, the same split every time."""
     order = np.random.default_rng(0).permutation(labels.size)
     by_class = order[np.argsort(labels[order], kind="stable")]

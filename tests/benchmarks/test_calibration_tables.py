@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import calibration_speed
-from benchmarks.calibration import read_methods
+from benchmarks import calibration_implied, calibration_pull, calibration_speed
+from benchmarks.calibration import read_implied, read_methods, read_pull
 from benchmarks.calibration_methods import NAMES, as_markdown
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +22,17 @@ def test_the_methods_with_twenty_images_a_class(network):
     row = next(row for row in read_methods() if row["network"] == network and row["per_class"] == 20)
     table = as_markdown([row]).partition("\n\n")[2]
     assert table in (ROOT / "docs" / "calibration.md").read_text()
+
+
+def test_the_implied_prior():
+    assert calibration_implied.as_markdown(read_implied()) in (ROOT / "docs" / "calibration.md").read_text()
+
+
+def test_the_strength_of_the_pull():
+    assert (
+        calibration_pull.as_markdown(read_pull())
+        in (ROOT / "docs" / "decisions" / "0002-fits-and-choice.md").read_text()
+    )
 
 
 def test_speed():
