@@ -25,7 +25,7 @@ def compare(run: Run) -> dict[str, Any]:
         gained = {f"{offset_sd} {scale_sd}": 0.0 for offset_sd, scale_sd in product(OFFSET_SDS, SCALE_SDS)}
         for fold in range(5):
             seen, unseen = given.subset(np.flatnonzero(folds != fold)), given.subset(np.flatnonzero(folds == fold))
-            base, _ = fit_closed_form(seen, run.ledger)
+            base, _ = fit_closed_form(seen, run.ledger.measured_anew(seen))
             weights, scale = balanced_weights(unseen), float(base.scale[0])
             closed = weights @ item_nll(base.debias(unseen.raw).values, unseen)
             for offset_sd, scale_sd in product(OFFSET_SDS, SCALE_SDS):

@@ -137,7 +137,7 @@ def undo(catalog: Catalog, model: str, check: Check) -> tuple[LiveModel, ChangeR
         if head.undoes_to is None:
             raise NothingToUndo(f"model {model!r} is as it was registered; there is nothing to undo.")
         restored = catalog.database.change(model, head.undoes_to)
-        action = f"undid revision {head.revision}, back to {restored.revision}"
+        action = f"undo, back to revision {restored.revision}"
         return Plan(action=action, state=catalog.state(restored), undoes_to=restored.undoes_to)
 
     return catalog.change(model, plan, check=check)

@@ -234,9 +234,7 @@ def fit_run(folder: Path, *, method: str = "choose") -> Choice:
         choice = choose(run.calibration_set, run.ledger, run.row_norms)
     else:
         calibration, report = _fit_as_asked(run, method)
-        reason = (
-            f"{method}: as asked, class-balanced NLL {report.objective:.4f} on the {report.num_items} fitted images."
-        )
+        reason = f"{method}: as asked; {report.num_items} rows fitted to an objective of {report.objective:.4f} nats."
         choice = Choice(calibration=with_warnings(calibration, report), report=report, balanced_nll={}, reason=reason)
     document = calibration_to_json(choice.calibration) | {"reason": choice.reason}
     write_json(folder / CALIBRATION_FILE, document)

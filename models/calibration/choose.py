@@ -114,20 +114,27 @@ def _doubts(logit_set: LogitSet, ledger: Ledger) -> tuple[str, ...]:
         fitted, _ = temperature.fit_closed_form(logit_set, replace(ledger, implied_prior=implied_prior))
         return item_nll(fitted.debias(logit_set.raw).values, logit_set)
 
-    if logit_set.labels.size < MIN_TO_DOUBT:
+    num_items, num_classes = logit_set.labels.size, logit_set.num_classes
+    if num_items < MIN_TO_DOUBT or not logit_set.class_counts.all():
         return ()
     weights = balanced_weights(logit_set)
+    fitted, _ = temperature.fit_closed_form(logit_set, ledger)
+    hits = int((fitted.debias(logit_set.raw).values.argmax(axis=1) == logit_set.labels).sum())
+    chance = num_items / num_classes
+    if hits <= chance + DOUBT * np.sqrt(chance):
+        wrong = f"the labels fit the logits no better than chance: {hits} of {num_items} examples are right"
+        return (f"{wrong}. Check that both are of the same examples, and the order of the classes.",)
     here = losses(ledger.implied_prior)
     others = {
-        "uniform, as if it had been debiased in training": ClassPrior.uniform(logit_set.num_classes),
-        "the training law, as if nothing had debiased it": ledger.training_prior,
+        "a uniform implied prior, as of training that debiases,": ClassPrior.uniform(num_classes),
+        "an implied prior like the training counts, as of plain cross-entropy,": ledger.training_prior,
     }
     for said, prior in others.items():
         gain, error = _mean_and_error(here - losses(prior), weights)
         if gain > DOUBT * error and total_variation(prior, ledger.implied_prior) > 0:
-            against = f"the labelled examples speak against how the classifier was trained ({ledger.trained_with})"
+            against = f"the labelled examples speak against the training that was said ({ledger.trained_with})"
             by = f"class-balanced NLL lower by {gain:.3f}, standard error {error:.3f}"
-            return (f"{against}: its own prior is rather {said} ({by}). Check trained_with and the training counts.",)
+            return (f"{against}: {said} explains them better ({by}). Check the training counts and trained_with.",)
     return ()
 
 
@@ -148,13 +155,15 @@ def _signed(calibration: Calibration, reason: str) -> Calibration:
 
 
 def out_of_fold(fit: Fit, logit_set: LogitSet, ledger: Ledger) -> DebiasedLogits:
-    """Debiased logits `(N, C)` under a uniform implied prior, each row from a fit that did not see it."""
+    """Debiased logits `(N, C)` under a uniform implied prior, each row from a fit that did not see it; nor did a ledger
+    that was measured."""
     uniform = ClassPrior.uniform(logit_set.num_classes)
     debiased = np.empty_like(logit_set.logits)
     folds = folds_of(logit_set.labels, num_folds(logit_set))
     for fold in np.unique(folds):
         inside, outside = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
-        calibration, _ = fit(logit_set.subset(outside), ledger)
+        seen = logit_set.subset(outside)
+        calibration, _ = fit(seen, ledger.measured_anew(seen))
         debiased[inside] = calibration.debias(logit_set.subset(inside).raw).adjust(uniform).values
     return DebiasedLogits(debiased, uniform)
 

@@ -56,18 +56,18 @@ def brier_score(scores: Scored, labels: IntArray, *, weights: FloatArray | None 
     return float(items @ outcomes(scores, labels).brier / items.sum())
 
 
-def macro_f1(scores: FloatArray, labels: IntArray, *, weights: FloatArray | None = None) -> float:
+def macro_f1(scores: Scored, labels: IntArray, *, weights: FloatArray | None = None) -> float:
     """Mean over classes of F1 = 2 TP / (predicted + true), the decision being the largest score.
 
     A class that is neither predicted nor true says nothing and is left out of the mean; one that is predicted but never
     true, or true but never predicted, counts 0. So does scikit-learn when it is given no list of labels.
 
-    Args: scores `(N, C)`. labels `(N,)`. weights `(N,)`.
+    Args: scores `(N, C)`, rows sum to 1, or logits by their type. labels `(N,)`. weights `(N,)`.
     Returns: a fraction in [0, 1].
-    Raises: ShapeMismatch, InvalidLabels, NotEnoughData, CalibrationError for wrong weights.
+    Raises: ShapeMismatch, InvalidLabels, NotEnoughData, CalibrationError for wrong weights or scores.
     """
-    check_labelled(scores, labels)
-    decisions, num_classes = scores.argmax(axis=1), scores.shape[1]
+    decisions = outcomes(scores, labels).decision
+    num_classes = (scores if isinstance(scores, np.ndarray) else scores.values).shape[1]
     items = checked_weights(weights, labels.size)
     hits = np.bincount(labels, weights=items * (decisions == labels), minlength=num_classes)
     true, predicted = (np.bincount(each, weights=items, minlength=num_classes) for each in (labels, decisions))
@@ -149,13 +149,14 @@ def paired_difference(correct_a: ArrayLike, correct_b: ArrayLike, labels: IntArr
     present = np.unique(labels)
     value, drawn = 0.0, np.zeros(resamples)
     for label in present:
-        outcomes = np.bincount(gained[labels == label] + 1, minlength=3)  # items lost, unchanged, gained
-        num_items = int(outcomes.sum())
-        counts = rng.multinomial(num_items, outcomes / num_items, size=resamples)
-        value += float(outcomes[2] - outcomes[0]) / num_items
+        changed = np.bincount(gained[labels == label] + 1, minlength=3)  # items lost, unchanged, gained
+        num_items = int(changed.sum())
+        counts = rng.multinomial(num_items, changed / num_items, size=resamples)
+        value += float(changed[2] - changed[0]) / num_items
         drawn += (counts[:, 2] - counts[:, 0]) / num_items
     low, high = np.percentile(drawn / present.size, [2.5, 97.5])
-    return Interval(value=value / present.size, low=float(low), high=float(high))
+    value /= present.size
+    return Interval(value=value, low=min(float(low), value), high=max(float(high), value))
 
 
 def _mean_by_class(values: FloatArray, labels: IntArray, num_classes: int) -> FloatArray:

@@ -19,6 +19,7 @@ from models.calibration.types import (
     IntArray,
     RawLogits,
     log_softmax,
+    numbers,
 )
 
 Scored = FloatArray | RawLogits | DebiasedLogits | AdjustedLogits  # an array holds scores, never logits
@@ -118,9 +119,11 @@ def checked_weights(weights: FloatArray | None, num_items: int) -> FloatArray:
     """
     if weights is None:
         return np.ones(num_items)
-    array = np.asarray(weights, dtype=np.float64)
+    array = numbers(weights, CalibrationError, "weights are numbers").astype(np.float64)
     if array.shape != (num_items,):
         raise ShapeMismatch(f"weights are ({num_items},), one for each item; got {array.shape}.")
+    if not array.size:
+        raise NotEnoughData("metrics need at least one labelled example; got none.")
     if not np.isfinite(array).all() or array.min() < 0 or not array.any():
         raise CalibrationError("weights are finite, not negative, and not all 0; leave them out to weigh items alike.")
     return array
@@ -159,6 +162,8 @@ def check_labelled(rows: FloatArray, labels: IntArray) -> None:
     """Raises: ShapeMismatch, InvalidLabels, NotEnoughData."""
     if rows.ndim != 2 or labels.shape != rows.shape[:1]:
         raise ShapeMismatch(f"scores and logits are (N, C) and labels (N,); got {rows.shape} and {labels.shape}.")
+    if np.isnan(rows).any():
+        raise CalibrationError(f"scores and logits hold no NaN; row {int(np.isnan(rows).any(axis=1).argmax())} does.")
     check_labels(labels, rows.shape[1])
 
 

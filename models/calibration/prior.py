@@ -134,15 +134,26 @@ class Ledger:
         _, implied_prior = estimate_implied_prior(logit_set, self.implied_prior)
         return replace(self, source="measured", implied_prior=implied_prior)
 
+    def measured_anew(self, logit_set: LogitSet) -> Ledger:
+        """This ledger with r measured on these labelled logits alone, so that held-out rows stay unseen; itself where a
+        rule gives r, or where a class has no example here."""
+        if self.source != "measured" or not logit_set.class_counts.all():
+            return self
+        if self.trained_with == "unknown":
+            return Ledger.measured(logit_set, self.class_counts)
+        return self._rule().measured_on(logit_set)
+
+    def _rule(self) -> Ledger:
+        return Ledger.by_rule(
+            self.trained_with, self.class_counts, loss_counts=self.loss_counts, tau=self.tau, rates=self.rates
+        )
+
     @property
     def gap_to_rule(self) -> float | None:
         """Total variation between r and what the rule says; None where there is no rule."""
         if self.trained_with == "unknown":
             return None
-        rule = Ledger.by_rule(
-            self.trained_with, self.class_counts, loss_counts=self.loss_counts, tau=self.tau, rates=self.rates
-        )
-        return total_variation(self.implied_prior, rule.implied_prior)
+        return total_variation(self.implied_prior, self._rule().implied_prior)
 
     @property
     def training_prior(self) -> ClassPrior:

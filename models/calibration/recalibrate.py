@@ -13,7 +13,7 @@ from models.calibration.choose import METHODS, choose, fit_named, num_folds, out
 from models.calibration.errors import FitFailed, NotEnoughData
 from models.calibration.frequencies import Frequencies
 from models.calibration.marc_paper import METHOD as MARC_PAPER
-from models.calibration.metrics import evaluate
+from models.calibration.metrics import GROUPS, evaluate, group_of_class
 from models.calibration.prior import LARGE_FACTOR, Ledger, capped, kl_divergence, total_variation
 from models.calibration.temperature import closed_form_without_data
 from models.calibration.types import Calibration, ClassPrior, DebiasedLogits, FloatArray, LogitSet
@@ -228,7 +228,7 @@ def _flips(before: FloatArray, after: FloatArray, class_names: Sequence[str]) ->
 def _warnings(
     before: Deployment, after: Deployment, class_names: Sequence[str], measured: dict[str, Any] | None
 ) -> list[str]:
-    found = []
+    found = [str(warning) for warning in after.calibration.provenance.get("warnings", [])]
     if total_variation(after.prior, after.ledger.training_prior) < RESTORES_BIAS_BELOW:
         found.append(
             "the target prior is the training law: the scores will favour the classes common in training, as the raw "
@@ -252,8 +252,8 @@ def _warnings(
             found.append("the figures are those of the examples that the calibration was fitted on: they flatter it.")
         found += [
             f"the figures of the {group} classes rest on {items[group]} labelled examples."
-            for group in ("many", "medium", "few")
-            if 0 < items[group] < SMALL_GROUP
+            for group in GROUPS
+            if items[group] < SMALL_GROUP and (group_of_class(after.ledger.class_counts) == GROUPS.index(group)).any()
         ]
     return found
 
@@ -268,7 +268,7 @@ def _other_method(before: Calibration, after: Calibration) -> str:
 
 
 def _ledger_warnings(before: Deployment, after: Deployment) -> list[str]:
-    found = [str(warning) for warning in after.calibration.provenance.get("warnings", [])]
+    found = []
     if before.calibration.method != after.calibration.method:
         found.append(_other_method(before.calibration, after.calibration))
     uniform = ClassPrior.uniform(after.prior.num_classes)

@@ -104,13 +104,14 @@ def _point(
 ) -> ReliabilityBin:
     mass = float(weights.sum())
     known = mass > 0
+    relative = weights / weights.max() if known else weights  # squares of the tiniest weights would be 0
     return ReliabilityBin(
         low=low,
         high=high,
         share=mass / total,
         items=int(weights.size),
         confidence=float(weights @ confidence) / mass if known else None,
-        accuracy=wilson_interval(float(weights @ correct) / mass, mass**2 / float(weights @ weights))
+        accuracy=wilson_interval(float(weights @ correct) / mass, float(relative.sum() ** 2 / (relative @ relative)))
         if known
         else NOTHING,
     )

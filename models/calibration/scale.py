@@ -1,6 +1,6 @@
 """The temperature: one scale for all logits, by a bounded search on its logarithm."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -28,6 +28,18 @@ def fit_scale(logit_set: LogitSet, offset: FloatArray) -> ScaleFit:
     Raises: LeakedSplit for training data, NotEnoughData for none.
     """
     require_held_out(logit_set)
+    present = np.flatnonzero(logit_set.class_counts)
+    if present.size == 1:
+        return ScaleFit(scale=1.0, objective=0.0, iterations=0, warnings=(_lacking(logit_set, present.size),))
+    if present.size < logit_set.num_classes:
+        # Examples of some classes follow a law under which the others cannot occur: these leave the softmax.
+        seen = replace(
+            logit_set,
+            logits=logit_set.logits[:, present],
+            labels=np.searchsorted(present, logit_set.labels),
+        )
+        fit = fit_scale(seen, offset[present])
+        return replace(fit, warnings=(*fit.warnings, _lacking(logit_set, present.size)))
     low, high = -np.log(MAX_TEMPERATURE), -np.log(MIN_TEMPERATURE)  # of log scale
     penalty = 0.5 / (LOG_TEMPERATURE_SD**2 * logit_set.labels.size)
     weights = balanced_weights(logit_set)
@@ -50,4 +62,12 @@ def fit_scale(logit_set: LogitSet, offset: FloatArray) -> ScaleFit:
         objective=float(result.fun),
         iterations=int(result.nfev),
         warnings=warnings,
+    )
+
+
+def _lacking(logit_set: LogitSet, present: int) -> str:
+    rest = "the temperature stays 1" if present == 1 else "the temperature is that of the others"
+    missing = logit_set.num_classes - present
+    return (
+        f"{missing} of {logit_set.num_classes} classes have no labelled example: {rest}. Add examples of every class."
     )

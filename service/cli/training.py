@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import typer
 
-from models.calibration.errors import CalibrationError
+from models.calibration.errors import CalibrationError, LeakedSplit
 from models.calibration.frequencies import read_frequencies
 from models.calibration.types import Calibration, FloatArray, LogitSet
 from service.cli.terminal import console, figures_table, say
@@ -40,7 +40,8 @@ def fit(
             help="closed-form takes the training prior out; bcts and marc also fit every class on held-out images; "
             "choose takes the simplest of these that the held-out images support; marc-paper is MARC as published, on "
             "the training images seen through their augmentation (train with --augmented-passes). For comparison: "
-            "temperature leaves the training prior in, vector-scaling is marc without its pull to the closed form."
+            "temperature leaves the training prior in (under a uniform target it is the closed form), "
+            "vector-scaling is marc without its pull to the closed form."
         ),
     ] = "choose",
 ) -> None:
@@ -158,11 +159,19 @@ def _labelled_logits(path: Path, *, probabilities: bool) -> LogitSet:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             logits, labels = arrays["logits"], arrays["labels"]
+            split = str(arrays["split"]) if "split" in arrays else "calibration"
     except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise CalibrationError(f"{path} must be an .npz with logits (N, C) and labels (N,): {error}.") from error
     if logits.ndim == 2 and logits.size and logits.dtype.kind in "iuf":
         logits = _as_logits(logits.astype(np.float64), path.name, probabilities)
-    return LogitSet(logits=logits, labels=labels, split="calibration", drawn=f"given at import ({path.name})")
+    return LogitSet(logits=logits, labels=labels, split=_held_out(split, path), drawn=f"given at import ({path.name})")
+
+
+def _held_out(split: str, path: Path) -> Literal["calibration"]:
+    """What every split but that of the training is to an import. Raises: LeakedSplit."""
+    if split == "train":
+        raise LeakedSplit(f"{path.name} holds training logits, which the network has seen. Give held-out ones.")
+    return "calibration"
 
 
 def _as_logits(rows: FloatArray, source: str, probabilities: bool) -> FloatArray:

@@ -59,6 +59,20 @@ class TestClosedForm:
         useless = LogitSet(logits=noise, labels=sample.logit_set.labels, split="calibration")
         assert "limit" in fit_closed_form(useless, sample.ledger)[1].warnings[0]
 
+    def test_examples_of_common_classes_alone_do_not_make_it_too_sure(self, simulate):
+        # that the others have no example says nothing of them: they leave the softmax while T is sought
+        sample = simulate(per_class=300, confidence=2.0)
+        common = sample.logit_set.subset(np.flatnonzero(sample.logit_set.labels < 4))
+        calibration, report = fit_closed_form(common, sample.ledger)
+        assert calibration.parameters["temperature"] == pytest.approx(2.0, rel=0.15)
+        assert "6 of 10 classes have no labelled example" in report.warnings[0]
+
+    def test_examples_of_one_class_leave_the_temperature(self, simulate):
+        sample = simulate(confidence=2.0)
+        calibration, report = fit_closed_form(sample.logit_set.subset(np.arange(50)), sample.ledger)
+        assert calibration.parameters["temperature"] == 1
+        assert "the temperature stays 1" in report.warnings[0]
+
     def test_without_data_only_the_prior_goes(self):
         ledger = Ledger.by_rule("cross-entropy", [3, 1])
         scores = closed_form_without_data(ledger).debias(RawLogits(np.log([[0.75, 0.25]]))).scores()

@@ -145,6 +145,29 @@ class TestTheLedgerOfOurOwnTraining:
         assert ledger.with_class_counts([1, 1]).source == "approximate"
 
 
+class TestALedgerMeasuredAnew:
+    def test_is_itself_where_a_rule_gives_the_prior(self, simulate):
+        sample = simulate()
+        assert sample.ledger.measured_anew(sample.logit_set) is sample.ledger
+
+    def test_starts_from_the_rule_and_not_from_what_was_measured_before(self, simulate):
+        sample, other = simulate(per_class=20), simulate(per_class=20, seed=1)
+        first = sample.ledger.measured_on(sample.logit_set)
+        again = first.measured_anew(other.logit_set)
+        np.testing.assert_allclose(
+            again.implied_prior.probs, sample.ledger.measured_on(other.logit_set).implied_prior.probs
+        )
+        unknown = Ledger.measured(sample.logit_set, sample.ledger.class_counts).measured_anew(other.logit_set)
+        known = Ledger.measured(other.logit_set, sample.ledger.class_counts)
+        np.testing.assert_allclose(unknown.implied_prior.probs, known.implied_prior.probs)
+
+    def test_stays_where_a_class_lacks_an_example(self, simulate):
+        sample = simulate(per_class=20)
+        ledger = sample.ledger.measured_on(sample.logit_set)
+        lacking = sample.logit_set.subset(np.flatnonzero(sample.logit_set.labels != 3))
+        assert ledger.measured_anew(lacking) is ledger
+
+
 class TestWhatNoLedgerIs:
     def test_counts_and_prior_of_different_classes(self, simulate):
         with pytest.raises(ShapeMismatch, match="got 6 and 10"):

@@ -100,6 +100,14 @@ class TestATarget:
         assert told["metrics"]["sample"]["out_of_fold"] == 0
         assert any("flatter" in text for text in told["warnings"])
 
+    def test_says_which_groups_nothing_was_measured_of(self, simulate):
+        sample = simulate(per_class=40)
+        common = replace(sample, logit_set=sample.logit_set.subset(np.flatnonzero(sample.logit_set.labels < 3)))
+        before = live(common)
+        told = report(common, before, with_target(before, frequencies([1] * 9 + [5])))
+        assert any("medium classes rest on 0 labelled" in text for text in told["warnings"])
+        assert any("7 of 10 classes have no labelled example" in text for text in told["warnings"])
+
     def test_with_a_class_that_was_impossible_already(self, simulate):
         sample = simulate()
         impossible = [0, 1, 1, 1, 1, 1, 1, 1, 1, 1]

@@ -63,7 +63,7 @@ def test_the_history_tells_what_happened(service: Service) -> None:
     assert [row["action"] for row in rows] == [
         "registered",
         "uploaded target prior summer",
-        "undid revision 2, back to 1",
+        "undo, back to revision 1",
     ]
     assert [row["prior"] for row in rows] == ["uniform", "summer", "uniform"]
 

@@ -206,6 +206,13 @@ class TestImport:
         ]
         np.testing.assert_allclose(*scales, rtol=1e-3)  # float32 probabilities
 
+    def test_refuses_training_logits(self, equipoise, files, tmp_path):
+        np.savez(tmp_path / "seen.npz", logits=2 * np.eye(3), labels=np.arange(3), split="train")
+        options = ["--logits", tmp_path / "seen.npz", "--trained-with", "cross-entropy", "--out", tmp_path / "bundle"]
+        ran = equipoise("import", *files, *options)
+        assert ran.code == 1
+        assert "seen.npz holds training logits" in ran.err.replace("\n", " ")
+
     def test_warns_where_the_labelled_logits_contradict_the_training_that_was_named(self, equipoise, files, tmp_path):
         labels = np.arange(300) % 3
         noise = np.random.default_rng(0).normal(size=(300, 3))  # of a classifier that favours no class
