@@ -78,6 +78,7 @@ def main() -> None:
         calibration_speed.measure()
     else:
         implied = calibration_implied.as_markdown(read_implied())
+        implied += "\n\n" + calibration_implied.natural_as_markdown(read_implied())
         pull = calibration_pull.as_markdown(read_pull())
         print(as_markdown(read_methods()), implied, pull, calibration_speed.as_markdown(), sep="\n\n")
 

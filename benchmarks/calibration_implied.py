@@ -6,14 +6,17 @@ from typing import Any
 import numpy as np
 
 from benchmarks.calibration_methods import drawn
+from models.calibration.choose import choose
 from models.calibration.implied_prior import estimate_implied_prior, measure_implied_prior
+from models.calibration.metrics import evaluate
 from models.calibration.prior import Ledger
-from models.calibration.temperature import fit_closed_form
+from models.calibration.temperature import closed_form_without_data, fit_closed_form
 from models.calibration.types import ClassPrior
 from training.run_folder import Run
 
 SIZES = (1, 2, 5, 10, 20)
 DRAWS = 3
+NATURAL = (100, 300)
 NAMES = ("rule", "fixed point", "estimate")
 
 
@@ -43,7 +46,28 @@ def compare(run: Run) -> dict[str, Any]:
         for name, value in zip(NAMES, found.mean(axis=0), strict=True):
             accuracy[name].append(round(float(value), 5))
     title = ledger.trained_with.replace("-", " ") + (", cosine head" if np.ptp(run.row_norms) == 0 else "")
-    return {"title": title, "source": ledger.source, "sizes": list(SIZES), "accuracy": accuracy}
+    row = {"title": title, "source": ledger.source, "sizes": list(SIZES), "accuracy": accuracy}
+    return row | {"natural": {str(size): _natural(run, size) for size in (0, *NATURAL)}}
+
+
+def _natural(run: Run, size: int) -> list[float]:
+    """What `choose` makes of a sample that follows the training law, so that many classes lack an example: accuracy, ECE
+    and NLL on the test images, and the share of classes without an example; means over draws. 0 is no example."""
+    found = []
+    uniform = ClassPrior.uniform(run.test_set.num_classes)
+    for seed in range(DRAWS):
+        rng = np.random.default_rng(seed)
+        labels = rng.choice(uniform.num_classes, size, p=run.ledger.training_prior.probs)
+        rows = [rng.choice(np.flatnonzero(run.calibration_set.labels == label)) for label in labels]
+        given = run.calibration_set.subset(np.unique(np.asarray(rows, dtype=np.int64)))
+        calibration = choose(given, run.ledger).calibration if size else closed_form_without_data(run.ledger)
+        scored = calibration.debias(run.test_set.raw).adjust(uniform)
+        metrics = evaluate(
+            scored, run.test_set.labels, class_counts=run.ledger.class_counts, target=uniform, resamples=1
+        )
+        absent = float((given.class_counts == 0).mean())
+        found.append([metrics.accuracy.value, metrics.ece.value, metrics.nll.value, absent])
+    return [round(float(value), 5) for value in np.mean(found, axis=0)]
 
 
 def as_markdown(rows: list[dict[str, Any]]) -> str:
@@ -52,4 +76,13 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
         for name, values in row["accuracy"].items():
             said = f"{row['title']}: {name}" if name == "rule" else name
             lines.append(f"| {said} | " + " | ".join(f"{100 * value:.1f}" for value in values) + " |")
+    return "\n".join(lines)
+
+
+def natural_as_markdown(rows: list[dict[str, Any]]) -> str:
+    lines = ["| network | labelled images | classes without one | accuracy | ECE | NLL |", "| --- " * 6 + "|"]
+    for row in rows:
+        for size, (accuracy, ece, nll, absent) in row["natural"].items():
+            figures = f"{100 * accuracy:.1f} | {100 * ece:.1f} | {nll:.3f}"
+            lines.append(f"| {row['title']} | {size} | {100 * absent:.0f} % | {figures} |")
     return "\n".join(lines)

@@ -7,7 +7,7 @@ order, or whole-number labels of a split list that are no class names.
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, get_args
 
 import numpy as np
 
@@ -73,11 +73,14 @@ def read_frequencies(
         whole numbers, none 0). zeros, what a zero means for a target: `error`; `impossible`, the class cannot occur;
         `smooth`, not seen yet, so half an example is added to every count. missing, what a class that the file does not
         name means: `error`, or `zero`. format, a name of `FORMATS`; without it the content tells.
-    Raises: FrequencyFileError with everything that is wrong.
+    Raises: FrequencyFileError with everything that is wrong, or with the option that has no such value.
     """
+    for option, value, known in (("role", role, Role), ("zeros", zeros, Zeros), ("missing", missing, Missing)):
+        if value not in get_args(known):
+            refuse(f"{option} is one of {', '.join(get_args(known))}; got {value!r}.")
     if format is not None and format not in FORMATS:
         refuse(f"a format is one of {', '.join(FORMATS)}; got {format!r}. Leave it out to have it detected.")
-    parsed = parse(io.BytesIO(data) if isinstance(data, bytes) else data, len(class_names), format)
+    parsed = parse(io.BytesIO(data) if isinstance(data, bytes) else data, class_names, format)
     values, matched_by = values_by_class(parsed, class_names, missing)
     _check_entries(parsed, values, class_names, role, zeros)
     parsed.problems.raise_if_any()
@@ -152,6 +155,10 @@ def _check_kind(parsed: Parsed, kind: Kind, role: Role, zeros: Zeros, values: Fl
 
 def _kind_warnings(parsed: Parsed, kind: Kind, values: FloatArray, role: Role) -> list[str]:
     total = values.sum()
+    if kind != "counts" and parsed.declared == "counts":
+        return [
+            f"the header says counts, but not all values are whole (they sum to {total:.6g}); they were normalised."
+        ]
     if kind == "percentages":
         return [f"the values sum to {total:.6g} and were read as percentages."]
     if kind == "weights" and parsed.declared in ("fractions", "percentages"):

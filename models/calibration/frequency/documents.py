@@ -19,6 +19,7 @@ from models.calibration.frequency.entries import (
     Parsed,
     Problems,
     refuse,
+    shown,
 )
 from models.calibration.frequency.values import json_number
 
@@ -199,7 +200,9 @@ def _records(members: list[tuple[int, dict[str, Any]]]) -> Parsed:
         fields = {key.casefold(): value for key, value in record.items()}
         key = next((fields[name] for name in NAME_HEADERS if name in fields), None)
         values = [name for name in VALUE_HEADERS if name in fields]
-        if not isinstance(key, str) or not values:
+        if len(fields) < len(record):
+            parsed.problems.add(line, f"keys of a record differ in more than case; got {shown(record)}. Keep one.")
+        elif not isinstance(key, str) or not values:
             rule = f"a record has a class ({', '.join(NAME_HEADERS)}) and a value ({', '.join(VALUE_HEADERS)})"
             parsed.problems.add(line, f"{rule}; this one does not.")
         elif len(values) > 1:

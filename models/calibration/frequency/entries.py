@@ -11,6 +11,9 @@ Format = Literal["csv", "numbers", "json", "coco", "split-list", "folder-listing
 MatchedBy = Literal["name", "index", "position"]
 Kind = Literal["counts", "fractions", "percentages", "weights"]
 
+# Formats that list examples: entries that meet the same class are added up, and a file may be long.
+EXAMPLE_FORMATS: tuple[Format, ...] = ("coco", "split-list", "folder-listing")
+
 NAME_HEADERS = ("class", "class_name", "name", "label")
 INDEX_HEADERS = ("index", "class_id", "class_index", "id")
 PATH_HEADERS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path")

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
 from models.calibration.frequency.entries import (
-    INDEX_HEADERS,
     MAX_FIELD,
     NAME_HEADERS,
     PATH_HEADERS,
@@ -26,6 +25,9 @@ from models.calibration.frequency.tables import KINDS, Row, delimiter_of, rows
 
 MAX_LINE = 8192
 SPACES = " "
+
+# The first of them holds the classes: beside a `label`, an `id` or `index` numbers the rows.
+_LABEL_HEADERS = ("class", "class_name", "name", "class_id", "class_index", "label", "index", "id")
 
 _IMAGE = r"\.(?:jpe?g|png|webp|gif|bmp|tiff?|ppm|pgm|npy)"
 _PATH = re.compile(rf".*{_IMAGE}", re.IGNORECASE)
@@ -122,8 +124,7 @@ def _by_header(line: str, delimiter: str) -> Layout | None:
         return None
     if len(cells) == 1:
         return _listing(header=cells[0])
-    known = [name for name in NAME_HEADERS if name != "label"] + [*INDEX_HEADERS, "label"]
-    label = next((name for name in known if name in cells), None)
+    label = next((name for name in _LABEL_HEADERS if name in cells), None)
     if label is None:
         return None
     return Layout(

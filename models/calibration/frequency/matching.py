@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from models.calibration.frequency.entries import Entry, MatchedBy, Parsed, normal, refuse, shown
+from models.calibration.frequency.entries import EXAMPLE_FORMATS, Entry, MatchedBy, Parsed, normal, refuse, shown
 from models.calibration.types import FloatArray
 
 Missing = Literal["error", "zero"]
@@ -31,7 +31,9 @@ def values_by_class(parsed: Parsed, class_names: Sequence[str], missing: Missing
             _unknown(parsed, entry, by, names)
             continue
         earlier = seen.setdefault(index, entry)
-        if earlier is not entry:
+        if earlier is not entry and parsed.format in EXAMPLE_FORMATS:
+            values[index] += entry.value
+        elif earlier is not entry:
             if earlier.value != entry.value:
                 _twice(parsed, earlier, entry, class_names[index])
             elif entry.value is not None:
@@ -99,28 +101,34 @@ def _folded(name: str) -> str:
 def _by_labels(entries: Sequence[Entry], names: _Names) -> Literal["name", "index"]:
     """Labels of a split list are names where the model knows them all, and indices where all are whole numbers.
 
+    Where the model knows none and most are whole numbers, the others are mistakes in a list of indices.
+
     Raises: FrequencyFileError where both readings are possible and differ.
     """
     by_name = [names.find(str(entry.key)) for entry in entries]
     by_index = [_index(entry.key, len(names.class_names)) for entry in entries]
     names.respelt.clear()  # they are looked up once more
-    if None in by_name:
-        return "index" if all(str(entry.key).isdecimal() for entry in entries) else "name"
-    if None not in by_index and by_name != by_index:
-        wrong = next(at for at, index in enumerate(by_name) if index != by_index[at])
+    whole = sum(_is_whole(str(entry.key)) for entry in entries)
+    if None in by_name and whole < len(entries):
+        return "index" if 2 * whole > len(entries) and not any(index is not None for index in by_name) else "name"
+    pairs = enumerate(zip(by_name, by_index, strict=True))
+    wrong = next((at for at, (name, index) in pairs if name is not None and name != index), None)
+    if wrong is not None and (None in by_name or None not in by_index):
         refuse(
             f"the label {entries[wrong].key!r} may be the name or the index of a class, and these differ. Write "
             "`path index` or `path name` as the first line, with the separator of the list.",
             entries[wrong].line,
         )
-    return "name"
+    return "index" if None in by_name else "name"
 
 
 def _index(key: str | int, num_classes: int) -> int | None:
     written = str(key)
-    if not (written.isascii() and written.isdecimal()) or len(written) > 10:
-        return None
-    return int(written) if int(written) < num_classes else None
+    return int(written) if _is_whole(written) and int(written) < num_classes else None
+
+
+def _is_whole(written: str) -> bool:
+    return written.isascii() and written.isdecimal()
 
 
 def _unknown(parsed: Parsed, entry: Entry, by: MatchedBy, names: _Names) -> None:
@@ -136,7 +144,7 @@ def _unknown(parsed: Parsed, entry: Entry, by: MatchedBy, names: _Names) -> None
 
 def _hint(key: str, parsed: Parsed, names: _Names) -> str:
     if key.isdigit():
-        return " To match by position, name the column 'index'." if parsed.format in ("csv", "split-list") else ""
+        return _index_hint(parsed)
     nearest = names.nearest(key)
     if nearest is None:
         return ""
@@ -144,6 +152,16 @@ def _hint(key: str, parsed: Parsed, names: _Names) -> str:
     if _folded(key) == _folded(nearest) and not (key + nearest).isascii():
         hint += f" They look alike: the file has {key!a}, the model {nearest!a}."
     return hint
+
+
+def _index_hint(parsed: Parsed) -> str:
+    if parsed.format not in ("csv", "split-list"):
+        return ""
+    if parsed.header:
+        return " To match by position, name the column 'index'."
+    line = "index,count" if parsed.format == "csv" else "path,index"
+    separator = parsed.delimiter or ","
+    return f" To match by position, write `{line.replace(',', separator)}` as the first line."
 
 
 def _twice(parsed: Parsed, earlier: Entry, entry: Entry, name: str) -> None:

@@ -2,12 +2,14 @@
 
 import io
 import re
+from collections.abc import Sequence
 from typing import BinaryIO, get_args
 
 from models.calibration.frequency.documents import read_coco, read_json
-from models.calibration.frequency.entries import Format, Parsed, refuse
+from models.calibration.frequency.entries import EXAMPLE_FORMATS, Format, Parsed, normal, refuse
 from models.calibration.frequency.lists import Layout, layout_for, layout_of, read_list
 from models.calibration.frequency.tables import delimiter_of, read_numbers, read_table
+from models.calibration.frequency.values import looks_numeric
 
 MAX_BYTES = 1 << 20
 MAX_LIST_BYTES = 64 << 20  # formats that list examples
@@ -24,7 +26,7 @@ _BINARY = {
 }
 
 
-def parse(source: BinaryIO, num_classes: int, format: Format | None) -> Parsed:
+def parse(source: BinaryIO, class_names: Sequence[str], format: Format | None) -> Parsed:
     """Read the entries of a seekable file from its start.
 
     Raises: FrequencyFileError where nothing can be read at all; smaller problems are listed in the answer.
@@ -38,11 +40,11 @@ def parse(source: BinaryIO, num_classes: int, format: Format | None) -> Parsed:
     if not text:
         refuse("the file is empty. Send lines of class,count or a JSON object of class names to counts.")
     first_line = re.split(r"[\r\n]", text, maxsplit=1)[0].strip()
-    layout = _layout(text, first_line, format)
+    layout = _layout(text, first_line, class_names, format)
     detected = format or _detect(text, first_line, layout)
     _check_size(size, detected)
     if layout is not None:
-        return read_list(source, layout, num_classes)
+        return read_list(source, layout, len(class_names))
     readers = {"csv": read_table, "numbers": read_numbers, "json": read_json, "coco": read_coco}
     return readers[detected](_decode(source.read()))
 
@@ -55,10 +57,21 @@ def _check_text(head: bytes) -> None:
         refuse("the file holds NUL characters: it is not UTF-8 text. Send CSV or JSON, saved as UTF-8.")
 
 
-def _layout(text: str, first_line: str, format: Format | None) -> Layout | None:
+def _layout(text: str, first_line: str, class_names: Sequence[str], format: Format | None) -> Layout | None:
     if format == "split-list" or format == "folder-listing":
         return layout_for(format, first_line)
-    return None if format is not None or text[0] in "{[" else layout_of(first_line)
+    if format is not None or text[0] in "{[" or _begins_with_a_class(first_line, class_names):
+        return None
+    return layout_of(first_line)
+
+
+def _begins_with_a_class(line: str, class_names: Sequence[str]) -> bool:
+    """A line of a table without header, even where classes are called like image files."""
+    delimiter = delimiter_of(line)
+    if delimiter is None:
+        return False
+    name, value = line.rsplit(delimiter, 1)
+    return looks_numeric(value) and normal(name).strip('"') in map(normal, class_names)
 
 
 def _detect(text: str, first_line: str, layout: Layout | None) -> Format:
@@ -71,7 +84,7 @@ def _detect(text: str, first_line: str, layout: Layout | None) -> Format:
 
 
 def _check_size(size: int, detected: Format) -> None:
-    limit = MAX_LIST_BYTES if detected in ("split-list", "folder-listing", "coco") else MAX_BYTES
+    limit = MAX_LIST_BYTES if detected in EXAMPLE_FORMATS else MAX_BYTES
     if size <= limit:
         return
     advice = "Send counts, not examples."

@@ -38,12 +38,14 @@ def delimiter_of(line: str) -> str | None:
 def rows(lines: Iterable[str], delimiter: str) -> Iterator[Row]:
     """Rows that are not empty, with the line on which each begins.
 
-    Raises: FrequencyFileError where quotes do not match.
+    Raises: FrequencyFileError where quotes do not match; a stray one would swallow the lines up to the next.
     """
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     begins = 1
     try:
         for row in reader:
+            if any("\n" in cell for cell in row):
+                refuse("a cell holds a line break. Quotes begin and end on one line.", begins)
             cells = [cell.strip() for cell in row]
             if any(cells):
                 yield begins, cells
@@ -60,7 +62,7 @@ def read_table(text: str) -> Parsed:
         refuse("the table has no cell with text. Send lines of class,count.")
     line, first = found[0]
     header = [cell.casefold() for cell in first]
-    if not any(cell in VALUE_HEADERS for cell in header):
+    if not any(cell in VALUE_HEADERS for cell in header) or (len(first) == 2 and looks_numeric(first[1])):
         return _without_header(found, delimiter)
     value_at = _only_one(line, first, [at for at, cell in enumerate(header) if cell in VALUE_HEADERS], "the values")
     by_name = any(cell in NAME_HEADERS for cell in header)

@@ -11,7 +11,7 @@ MAX_VALUE = 2**53  # from here on, float64 no longer holds every whole number
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _THOUSANDS = re.compile(r"[0-9]{1,3}([,'\u2019 \u00a0\u202f][0-9]{3})+(\.[0-9]+)?")
 _THOUSANDS_BY_POINTS = re.compile(r"[0-9]{1,3}(\.[0-9]{3})+(\.[0-9]{3}|,[0-9]+)")
-_ONE_OR_A_THOUSAND = re.compile(r"[1-9][0-9]{0,2}\.000")
+_ONE_OR_A_THOUSAND = re.compile(r"[1-9][0-9]{0,2}\.[0-9]{3}")
 
 Checked = tuple[float | None, str | None]
 
@@ -50,13 +50,20 @@ def json_number(written: Any) -> Checked:
 
 
 def check_thousands(cells: list[tuple[int, str]], problems: Problems) -> None:
-    """`1.000` beside `480`: a thousand or one? Adds a problem for each such cell; cells are (line, text)."""
-    if not any(cell.isdecimal() and len(cell) > 1 for _, cell in cells):
+    """`1.500` beside `480`: a thousand or one? Adds a problem for each such cell; cells are (line, text).
+
+    A point that can only be a decimal mark, as in 0.125 or 12.5, settles it for the whole file.
+    """
+    doubtful = [(line, cell) for line, cell in cells if _ONE_OR_A_THOUSAND.fullmatch(cell)]
+    settled = len(doubtful) < sum("." in cell for _, cell in cells)
+    if settled or not any(cell.isdecimal() and cell not in ("0", "1") for _, cell in cells):
         return
-    for line, cell in cells:
-        if _ONE_OR_A_THOUSAND.fullmatch(cell):
-            few, many = cell.split(".")[0], cell.replace(".", "")
-            problems.add(line, f"{cell!r} may mean {few} or {many}, as other values have no point. Write one of them.")
+    for line, cell in doubtful:
+        few, many = f"{float(cell):g}", cell.replace(".", "")
+        message = (
+            f"{cell!r} may mean {few} or {many}, as other values have no point. Write {many}, or give all a point."
+        )
+        problems.add(line, message)
 
 
 def _refused(complaint: str) -> Checked:

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from models.calibration.errors import FrequencyFileError
+from models.calibration.errors import CalibrationError, FrequencyFileError
 from models.calibration.frequencies import FORMATS, MAX_BYTES, read_frequencies
 
 CLASSES = ("cat", "dog", "snow leopard")
@@ -100,10 +100,42 @@ class TestWhatIsRead:
         assert read('"cat; big",60\n"dog, small",30', classes=("cat; big", "dog, small")).counts.tolist() == [60, 30]
 
     @pytest.mark.parametrize(
+        ("text", "classes"),
+        [
+            ("cat, small\t60\ndog, big\t30", ("cat, small", "dog, big")),
+            ("cat; small\t60\ndog; big\t30", ("cat; small", "dog; big")),
+            ("cat, small;60\ndog, big;30", ("cat, small", "dog, big")),
+        ],
+    )
+    def test_a_tab_separates_before_a_semicolon_and_a_semicolon_before_a_comma(self, text, classes):
+        assert read(text, classes=classes).counts.tolist() == [60, 30]
+
+    @pytest.mark.parametrize("name", ["n", "count", "prior", "class", "path", "label"])
+    def test_a_class_may_be_called_like_a_header(self, name):
+        for text in (f"{name},5\ndog,7", f"class,count\n{name},5\ndog,7", f"dog,7\n{name},5"):
+            assert read(text, classes=(name, "dog")).counts.tolist() == [5, 7]
+
+    def test_classes_called_like_image_files_make_a_table(self):
+        classes = ("scan, a.png", "b.png")
+        for text in ('"scan, a.png",1\nb.png,3', 'b.png,3\n"scan, a.png",1', "scan, a.png\t1\nb.png\t3"):
+            assert read(text, classes=classes).counts.tolist() == [1, 3]
+
+    def test_records_with_lists_of_images_are_no_annotations(self):
+        text = '[{"class": "cat", "count": 60, "images": [1]}, {"class": "dog", "count": 30}]'
+        assert read(text, classes=("cat", "dog")).format == "json"
+
+    def test_indices_may_be_padded_with_zeros(self):
+        text = "index,count\n000000000002,10\n01,30\n0,60"
+        assert read(text).counts.tolist() == COUNTS
+
+    @pytest.mark.parametrize(
         ("values", "kind", "warning"),
         [
             ([0.6, 0.3, 0.1], "fractions", None),
             ([60.5, 29.5, 10], "percentages", "percentages"),
+            ([60.5, 29.5, 10.4], "percentages", "percentages"),
+            ([60.5, 29.5, 8], "weights", "normalised"),
+            ([60.5, 29.5, 12], "weights", "normalised"),
             ([6.5, 3, 1], "weights", "normalised"),
         ],
     )
@@ -125,15 +157,34 @@ class TestWhatIsRead:
             ("fraction", [0.6, 0.3, 0.2], "weights", "sum to 1.1"),
             ("prior", [6, 3, 1], "weights", "header says fractions"),
             ("frequency", [6, 3, 1], "counts", None),
-            ("count", [6, 3, 1.5], "weights", "normalised"),
+            ("count", [6, 3, 1.5], "weights", "says counts, but not all values are whole (they sum to 10.5)"),
+            ("n", [0.6, 0.3, 0.1], "fractions", "says counts, but not all values are whole"),
+            ("counts", [60.5, 29.5, 10], "percentages", "says counts, but not all values are whole"),
         ],
     )
     def test_a_header_says_what_its_column_holds(self, header, values, kind, warning):
         lines = [f"{name},{value}" for name, value in zip(CLASSES, values, strict=True)]
-        found = read("\n".join([f"class,{header}", *lines]))
-        assert found.kind == kind
-        assert [warning in text for text in found.warnings] == ([True] if warning else [])
-        assert found.prior.probs.sum() == pytest.approx(1)
+        records = [{"class": name, header: value} for name, value in zip(CLASSES, values, strict=True)]
+        for text in ("\n".join([f"class,{header}", *lines]), json.dumps(records)):
+            found = read(text)
+            assert found.kind == kind
+            assert [warning in text for text in found.warnings] == ([True] if warning else [])
+            assert found.prior.probs.sum() == pytest.approx(1)
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            ["1.5", "2.300", "480"],  # 1.5 is no thousand
+            ["0.125", "2.300", "480"],
+            ["12.345", "80.655", "7.0"],
+            ["1.500", "2.300", "0"],
+            ["1.500", "2.300", "1"],
+            ["1.500", "2.300", "4.250"],
+        ],
+    )
+    def test_a_point_is_a_decimal_mark_where_nothing_speaks_against_it(self, values):
+        text = "\n".join(f"{name},{value}" for name, value in zip(CLASSES, values, strict=True))
+        assert read(text, zeros="impossible").values.tolist() == [float(value) for value in values]
 
     def test_counts_that_may_be_percentages_are_warned_about(self):
         assert "not percentages" in read("60\n30\n10", role="training").warnings[0]
@@ -250,6 +301,8 @@ class TestWhatIsRefused:
             ("", "empty"),
             ("1,000", "thousands separator"),
             ("1.000", "may mean 1 or 1000"),
+            ("1.500", "may mean 1.5 or 1500, as other values have no point. Write 1500, or give all a point."),
+            ("999.999", "may mean 999.999 or 999999"),
             ("1.000.000", "thousands separator"),
             ('"1.000,5"', "thousands separator"),
             ("1'000", "thousands separator"),
@@ -280,8 +333,44 @@ class TestWhatIsRefused:
     def test_a_list_of_the_wrong_length(self):
         assert problems("[60, 30]") == ["a list has one number for each of the 3 classes, in class order; got 2."]
 
-    def test_positions_are_not_guessed_from_numbers(self):
-        assert "name the column 'index'" in problems("class,count\n0,60\n1,30\n2,10")[0]
+    @pytest.mark.parametrize("small", ["2", "10"])
+    def test_a_thousand_with_a_point_beside_whole_numbers_of_any_size(self, small):
+        found = problems(f"1.500\n2.300\n{small}")
+        assert [each.split(" may mean")[0] for each in found] == ["line 1: '1.500'", "line 2: '2.300'"]
+
+    @pytest.mark.parametrize(
+        ("text", "way_out"),
+        [
+            ("class,count\n0,60\n1,30\n2,10", "name the column 'index'"),
+            ("0,60\n1,30\n2,10", "write `index,count` as the first line"),
+            ("0\t60\n1\t30\n2\t10", "write `index\tcount` as the first line"),
+        ],
+    )
+    def test_positions_are_not_guessed_from_numbers(self, text, way_out):
+        assert f"To match by position, {way_out}." in problems(text)[0]
+
+    def test_a_stray_quote_that_swallows_lines(self):
+        assert problems('class,count\n"cat,60\ndog",30\nsnow leopard,10') == [
+            "line 2: a cell holds a line break. Quotes begin and end on one line."
+        ]
+
+    def test_two_keys_of_a_record_that_differ_only_in_case(self):
+        found = problems('[\n{"class": "cat", "count": 60, "Count": 61},\n{"class": "dog", "count": 3}]')
+        assert found[0] == (
+            "line 2: keys of a record differ in more than case; got 'class', 'count', 'Count'. Keep one."
+        )
+
+    @pytest.mark.parametrize(
+        ("option", "said"),
+        [
+            ({"zeros": "xyz"}, "zeros is one of error, impossible, smooth; got 'xyz'."),
+            ({"role": "test"}, "role is one of target, training; got 'test'."),
+            ({"missing": None}, "missing is one of error, zero; got None."),
+        ],
+    )
+    def test_an_option_with_an_unknown_value(self, option, said):
+        with pytest.raises(CalibrationError, match=said):
+            read_frequencies(CSV.encode(), CLASSES, **{"role": "target", **option})
 
     @pytest.mark.parametrize("header", ["class,count,count", "class,count,prior"])
     def test_two_columns_of_values(self, header):
@@ -351,10 +440,10 @@ class TestWhatIsRefused:
 
 class TestOverride:
     def test_a_format_may_be_named(self):
-        text = "scan.png,60\nother,30"  # looks like a list of images, is a table
+        text = "scan.png,0\nb.png,1\nc.png,0"  # looks like a table of its first class, is a list of images
         classes = ("scan.png", "other")
-        assert read(text, classes=classes, format="csv").counts.tolist() == [60, 30]
-        assert "class indices are whole numbers from 0 to 1; got '60'" in problems(text, classes=classes)[0]
+        assert read(text, classes=classes, format="split-list").counts.tolist() == [2, 1]
+        assert "the model has no class 'b.png'" in problems(text, classes=classes)[0]
 
     def test_an_unknown_format_is_answered_with_the_names_of_all(self):
         assert problems(CSV, format="excel") == [

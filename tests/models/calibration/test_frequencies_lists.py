@@ -85,6 +85,51 @@ class TestSplitLists:
     def test_digit_names_in_the_order_of_the_indices_are_no_riddle(self):
         assert read("a.jpg 0\nb.jpg 1\nc.jpg 1", classes=("0", "1")).counts.tolist() == [1, 2]
 
+    def test_one_label_that_is_the_name_of_another_index_is_enough_to_refuse(self):
+        (found,) = problems("a.jpg 0\nb.jpg 2\nc.jpg 1", classes=("1", "0", "x"))
+        assert found.startswith("line 1: the label '0' may be the name or the index of a class, and these differ.")
+
+    def test_a_name_of_another_index_is_refused_even_where_other_labels_are_neither(self):
+        assert "may be the name or the index" in problems("a.jpg 0\nb.jpg 7", classes=("1", "0"))[0]
+
+    def test_a_header_is_one_even_where_a_class_is_called_like_its_first_cell(self):
+        assert read("path,name\na.jpg,path\nb.jpg,dog", classes=("path", "dog")).counts.tolist() == [1, 1]
+
+    def test_names_that_agree_with_their_index_are_no_riddle_beside_other_names(self):
+        assert read("a.jpg 0\nb.jpg 1\nc.jpg 1", classes=("0", "x")).counts.tolist() == [1, 2]
+
+    def test_a_few_labels_that_are_no_numbers_do_not_hide_in_a_list_of_indices(self):
+        found = problems("a.jpg 0\nb.jpg 1\nc.jpg unknown\nd.jpg 2")
+        assert found == ["line 3: class indices are whole numbers from 0 to 2; got 'unknown'."]
+
+    def test_a_few_numbers_in_a_list_of_names_are_unknown_names(self):
+        found = problems("a.jpg cat\nb.jpg 1\nc.jpg 0\nd.jpg 2", role="target", missing="zero")
+        assert found[0] == (
+            "line 2: the model has no class '1'. To match by position, write `path index` as the first line."
+        )
+        assert "the model has no class 'beast'" in problems("a.jpg beast\nb.jpg 1")[0]
+
+    def test_a_hint_is_written_for_the_list_at_hand(self):
+        assert "write `path,index` as the first line" in problems("a.jpg,cat\nb.jpg,1")[0]
+        assert "name the column 'index'" in problems("path,name\na.jpg,cat\nb.jpg,1")[0]
+
+    @pytest.mark.parametrize("header", ["id,path,label", "index,path,label"])
+    @pytest.mark.parametrize("label", [names, index])
+    def test_a_number_of_the_row_beside_a_label_is_no_class(self, header, label):
+        lines = [f"{row % 3},{path},{label(path)}" for row, path in enumerate(PATHS)]
+        found = read("\n".join([header, *lines]))
+        assert found.counts.tolist() == COUNTS
+        assert "labels from column 'label'" in found.format_detected
+
+    def test_a_class_id_beside_a_label_settles_that_it_is_an_index(self):
+        lines = [f"{path},{names(path)[0]},{index(path)}" for path in PATHS]
+        assert read("\n".join(["path,label,class_id", *lines])).counts.tolist() == COUNTS
+
+    def test_spellings_of_the_same_index_are_added_up(self):
+        found = read("a.jpg 0\nb.jpg 1\nc.jpg 01\nd.jpg 2\ne.jpg 000000000001")
+        assert found.counts.tolist() == [1, 3, 1]
+        assert found.warnings == ()
+
     @pytest.mark.parametrize(("header", "counts"), [("path index", [1, 2]), ("path name", [2, 1])])
     def test_a_header_decides_what_digits_are(self, header, counts):
         assert read(f"{header}\na.jpg 0\nb.jpg 1\nc.jpg 1", classes=("1", "0")).counts.tolist() == counts
@@ -120,6 +165,7 @@ class TestSplitLists:
             ("a.jpg 0\n" + "x" * 9000, "line 2: a line of a list has at most 8,192 characters"),
             (b"a.jpg 0\nb.jpg \xff\n", "not UTF-8"),
             ('a.jpg,cat\n"b.jpg,dog\n', "line 2: not readable as CSV"),
+            ('p.jpg,0\n"q.jpg,1\nr.jpg,1\ns.jpg",2', "line 2: a cell holds a line break"),
             ("path,label\n", "names no image"),
             ("\n".join(f"a.jpg {number}x" for number in range(2000)), "more than 1,006 different labels"),
         ],
@@ -185,6 +231,12 @@ class TestCoco:
         assert found.format_detected == (
             "COCO annotations, 6 annotations (not images) counted, classes by category name; 3 classes, counts, total 6"
         )
+
+    def test_categories_of_the_same_name_are_added_up(self):
+        categories = [{"id": 1, "name": "cat"}, {"id": 90, "name": "dog"}, {"id": 18, "name": "cat"}]
+        found = read(coco(categories=categories), classes=("cat", "dog"))
+        assert found.counts.tolist() == [4, 2]
+        assert found.warnings == ()
 
     def test_a_category_without_annotations_has_none(self):
         text = coco(annotations=[{"category_id": 1}, {"category_id": 90}])
