@@ -51,8 +51,8 @@ def compare(run: Run) -> dict[str, Any]:
 
 
 def _natural(run: Run, size: int) -> list[float]:
-    """What `choose` makes of a sample that follows the training law, so that many classes lack an example: accuracy, ECE
-    and NLL on the test images, and the share of classes without an example; means over draws. 0 is no example."""
+    """Accuracy, ECE and NLL on the test images, and the share of classes without an example, means over draws, of what
+    `choose` makes of a sample that follows the training law, so that many classes lack one. 0 is no example."""
     found = []
     uniform = ClassPrior.uniform(run.test_set.num_classes)
     for seed in range(DRAWS):
