@@ -42,6 +42,7 @@ from models.calibration.temperature import fit_bcts
 from models.calibration.types import ClassPrior, FloatArray, LogitSet, RawLogits, softmax
 
 REPETITIONS, GAIN_REPETITIONS = 10, 6
+TAIL = (200, 100, 50, 25, 12, 8, 5, 3, 2, 2)  # calibration examples a class that follow a long tail themselves
 SIZES = {10: (100, 1000, 3000), 100: (100, 1000, 3000), 1000: (3000, 30_000)}
 
 
@@ -136,13 +137,15 @@ def gain(probs: Path, logits: Path) -> Iterator[dict[str, object]]:
 def levels() -> Iterator[dict[str, object]]:
     """Traffic that follows the present prior: how often a shift is found, and how often intervals hold the truth."""
     for num_classes, repetitions in ((10, 200), (100, 20)):
-        for per_class in (5, 20, 100):
+        for said, per_class in {"5": 5, "20": 20, "100": 100, "200 to 2": TAIL}.items():
+            if said == "200 to 2" and num_classes != len(TAIL):
+                continue
             for spread in (0.6, 1.2):
                 for law_name in ("long-tailed", "uniform", "reversed"):
                     found = []
                     for seed in range(repetitions):
                         calibration_set, ledger, draw = simulated(
-                            num_classes, per_class, seed, spread=spread, dimensions=12
+                            num_classes, np.asarray(per_class), seed, spread=spread, dimensions=12
                         )
                         rng = np.random.default_rng(seed)
                         law = ClassPrior(laws(num_classes, rng)[law_name])
@@ -157,7 +160,7 @@ def levels() -> Iterator[dict[str, object]]:
                     yield {
                         "command": "levels",
                         "classes": num_classes,
-                        "calibration_per_class": per_class,
+                        "calibration_per_class": said,
                         "spread": spread,
                         "law": law_name,
                         "repetitions": repetitions,

@@ -55,7 +55,7 @@ def split(logits: FloatArray, labels: IntArray, per_class: int, seed: int) -> tu
 
 
 def simulated(
-    num_classes: int, per_class: int, seed: int, *, spread: float = 0.9, dimensions: int = 24
+    num_classes: int, per_class: int | IntArray, seed: int, *, spread: float = 0.9, dimensions: int = 24
 ) -> tuple[LogitSet, Ledger, Draw]:
     """Gaussian classes under the Bayes classifier of a long tail, its logits 1.3 times too large."""
     rng = np.random.default_rng(2000 + seed)

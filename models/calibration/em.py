@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from models.calibration.errors import CalibrationError, InvalidLogits, InvalidPrior, NotEnoughData, ShapeMismatch
-from models.calibration.types import ClassPrior, FloatArray, log_softmax
+from models.calibration.types import ClassPrior, FloatArray, log_softmax, numbers
 
 Ratios = NDArray[np.float32]
 
@@ -23,6 +23,7 @@ BLOCK_BYTES = 4 * 2**20  # of ratios: stays in the cache between the two product
 BLOCK_ROWS = 4096  # sums over more rows would lose digits of float32
 NEGLIGIBLE = 1e-18  # set to 0: cannot move the answer, and products of such numbers are slow in float32
 START_FLOOR = 1e-12  # of each class where EM starts; it may end below
+LEAST_WEIGHT = 1e-200  # of the largest: what is divided by it stays finite
 SLACK = 1e-7  # nats an item by which an extrapolated law may be worse: float32 does not resolve less
 
 
@@ -31,7 +32,8 @@ class EmResult:
     """The class law, and how it was found.
 
     `iterations` counts passes over the items; `converged` is False where `max_steps` came first; `log_likelihood` is
-    that of the law above that of the implied prior, in nats over all items.
+    that above the implied prior, in nats over all items, of the law one EM step before `prior`: the last pass sees that
+    law, and where EM converged the two differ by less than the tolerance.
     """
 
     prior: ClassPrior
@@ -69,6 +71,7 @@ class LikelihoodRatios:
         Raises: ShapeMismatch, NotEnoughData for no item, InvalidLogits for a number that is not finite, InvalidPrior
             for an implied prior with a zero.
         """
+        log_scores = numbers(log_scores, InvalidLogits, "log_scores are numbers, one row an item")
         if log_scores.ndim != 2 or log_scores.shape[1] != implied_prior.num_classes:
             raise ShapeMismatch(
                 f"log_scores must be (N, {implied_prior.num_classes}) like the implied prior; got {log_scores.shape}."
@@ -81,7 +84,7 @@ class LikelihoodRatios:
         values = np.empty(log_scores.shape, dtype=np.float32)
         log_shift = np.empty(log_scores.shape[0])
         for rows in blocks(*log_scores.shape):
-            block = log_scores[rows]
+            block = log_scores[rows].astype(np.float64, copy=False)
             if not np.isfinite(block).all():
                 row = rows.start + int(np.argmin(np.isfinite(block).all(axis=1)))
                 raise InvalidLogits(f"log_scores must be finite; row {row} is not. Send logits, not log probabilities.")
@@ -113,23 +116,23 @@ def em_prior(
     Args: log_scores `(N, C)`, logits or log probabilities that are calibrated for implied_prior. weights `(N,)` of the
         items, all 1 by default. pseudo_counts, one number or `(C,)`, items of each class added to what is seen: 0 is
         maximum likelihood. start, the law to begin from, the implied prior by default. tolerance, the L1 distance
-        between a law and its plain EM step at which it stops; at least 1e-7.
+        between a law and its plain EM step at which it stops; at least 1e-7. max_steps, passes over the items, at most.
     Raises: ShapeMismatch, NotEnoughData, InvalidLogits, InvalidPrior, CalibrationError for settings out of range.
     """
     ratios = LikelihoodRatios.of(log_scores, implied_prior)
     begin = implied_prior if start is None else start
     if begin.num_classes != implied_prior.num_classes or not (begin.probs > 0).all():
         raise InvalidPrior("EM starts from a law that is positive for every class, of as many classes as the scores.")
-    items = np.ones(log_scores.shape[0]) if weights is None else np.asarray(weights, dtype=np.float64)
-    if items.shape != log_scores.shape[:1]:
-        raise ShapeMismatch(f"weights must be ({log_scores.shape[0]},) like the items; got {items.shape}.")
-    if not (np.isfinite(items).all() and (items >= 0).all() and items.any()):
-        raise CalibrationError("weights of items are finite, not negative, and not all 0.")
+    items = _item_weights(np.ones(ratios.values.shape[0]) if weights is None else weights, ratios.values.shape[0])
+    added = numbers(pseudo_counts, CalibrationError, "pseudo_counts are numbers").astype(np.float64)
+    if added.shape not in ((), begin.probs.shape):
+        raise ShapeMismatch(f"pseudo_counts are one number or {begin.probs.shape}, one a class; got {added.shape}.")
+    largest = items.max()  # weights in units of it fit float32
     batch = em_batch(
         ratios,
-        items[:, None],
+        (items / largest)[:, None],
         begin.probs[:, None],
-        pseudo_counts=np.broadcast_to(np.asarray(pseudo_counts, dtype=np.float64), begin.probs.shape)[:, None],
+        pseudo_counts=np.broadcast_to(added / largest, begin.probs.shape)[:, None],
         tolerance=tolerance,
         max_steps=max_steps,
     )
@@ -137,8 +140,17 @@ def em_prior(
         prior=ClassPrior.from_weights(batch.priors[:, 0]),
         iterations=batch.iterations,
         converged=bool(batch.converged[0]),
-        log_likelihood=float(batch.log_likelihood[0] + items @ ratios.log_shift),
+        log_likelihood=float(largest * (batch.log_likelihood[0] + items / largest @ ratios.log_shift)),
     )
+
+
+def _item_weights(weights: ArrayLike, num_items: int) -> FloatArray:
+    items = numbers(weights, CalibrationError, "weights of items are numbers").astype(np.float64)
+    if items.shape != (num_items,):
+        raise ShapeMismatch(f"weights must be ({num_items},) like the items; got {items.shape}.")
+    if not (np.isfinite(items).all() and (items >= 0).all() and items.max() >= LEAST_WEIGHT):
+        raise CalibrationError(f"weights of items are finite, not negative, and the largest is over {LEAST_WEIGHT:g}.")
+    return items
 
 
 def em_batch(
@@ -156,8 +168,9 @@ def em_batch(
     Squared extrapolation (SQUAREM, Varadhan and Roland, Scandinavian Journal of Statistics 2008, scheme S3): two plain
     steps point to where the sequence goes, and the jump is taken back where the posterior falls.
 
-    Args: weights `(N, B)`. start `(C, B)`, positive columns, and pseudo_counts `(C, B)`. log_factors `(C, B)`, in nats:
-        column b sees the ratios of class j times exp(log_factors[j, b]), as if the logits' offsets were others.
+    Args: weights `(N, B)` that fit float32. start `(C, B)`, positive columns, and pseudo_counts `(C, B)`. log_factors
+        `(C, B)`, in nats: column b sees the ratios of class j times exp(log_factors[j, b]), as if the
+        logits' offsets were others.
     """
     if not (tolerance >= 1e-7 and max_steps >= 1):
         raise CalibrationError(f"EM needs a tolerance of at least 1e-7 and a step; got {tolerance} and {max_steps}.")
@@ -175,7 +188,7 @@ def em_batch(
         done = np.abs(stepped - laws).sum(axis=0) <= tolerance
         found[:, active], converged[active] = stepped, done
         gained[active] = value - problem.log_prior(laws)
-        if done.all() or passes >= max_steps:
+        if done.all() or passes + 2 > max_steps:
             break
         if done.any():
             keep = ~done

@@ -9,7 +9,7 @@ import numpy as np
 from models.calibration.affine import OFFSET_SD, balanced_weights, require_held_out
 from models.calibration.bbse import Confusion, ShiftTest, bbse, require_examples, shift_test
 from models.calibration.em import PSEUDO_COUNTS, EmResult, LikelihoodRatios, em_batch, em_prior
-from models.calibration.errors import NotEnoughData, ShapeMismatch
+from models.calibration.errors import CalibrationError, NotEnoughData, ShapeMismatch
 from models.calibration.prior import Ledger, total_variation
 from models.calibration.temperature import MIN_PER_CLASS, fit_bcts, fit_closed_form
 from models.calibration.traffic import Traffic
@@ -31,8 +31,8 @@ class PriorProposal:
     `present`, as `recommended` and, with the reason, `summary` say. `low` and `high` `(C,)` bound each class with
     5-95 % bootstrap intervals over both samples; nine of ten resampled laws lie within `tv_half_width` of the estimate
     (total variation). `test` is of "the traffic follows the present prior", None where a class has a single labelled
-    example. `cross_check` is the same law by BBSE, and `confusion` says how well the classes can be told apart. Of
-    `items_seen`, `items` were used.
+    example or the scores do not vary. `cross_check` is the same law by BBSE, and `confusion` says how well the classes
+    can be told apart. Of `items_seen`, `items` were used.
     """
 
     estimate: ClassPrior
@@ -69,13 +69,15 @@ def propose_prior(
 
     Args: seen, traffic or raw logits without labels. calibration_set, labelled logits that the network never saw, of
         any class law. present, the prior that the scores are adjusted to now. force takes fewer than 30 items a class.
-        resamples of the bootstrap, seed fixed.
+        resamples of the bootstrap, at least 1, seed fixed.
     Raises: NotEnoughData for too little traffic or a class without a labelled example, LeakedSplit, ShapeMismatch,
-        FitFailed.
+        FitFailed, CalibrationError for no resample.
     """
+    if resamples < 1:
+        raise CalibrationError(f"the intervals need at least one resample; got {resamples}. {RESAMPLES} are usual.")
     raw = seen.sample if isinstance(seen, Traffic) else seen
     num_items = raw.values.shape[0]
-    _check(raw, calibration_set, present, force)
+    _check(seen, raw, calibration_set, present, force)
     calibration, measured = _calibrate(calibration_set, ledger)
     debiased, labelled = calibration.debias(raw), calibration.debias(calibration_set.raw)
     implied = measured_at_uniform(labelled, calibration_set) if measured else calibration.implied_prior
@@ -92,7 +94,8 @@ def propose_prior(
     cross_check = bbse(confusion, debiased.scores().mean(axis=0))
     agrees = total_variation(cross_check, estimate) <= AGREES_WITHIN * half_width
     distance = total_variation(estimate, present)
-    objection = _objection(test, em, far_enough=distance > half_width, agrees=agrees)
+    single = calibration_set.class_counts.min() < 2
+    objection = _objection(test, em, single=bool(single), far_enough=distance > half_width, agrees=agrees)
     said = (
         f"The estimate from {num_items} items is {distance:.2f} from the present prior, give or take {half_width:.2f}"
     )
@@ -143,7 +146,9 @@ def measured_at_uniform(labelled: DebiasedLogits, calibration_set: LogitSet) -> 
     return ClassPrior.from_weights(balanced_weights(calibration_set) @ labelled.scores())
 
 
-def _check(raw: RawLogits, calibration_set: LogitSet, present: ClassPrior, force: bool) -> None:
+def _check(
+    seen: Traffic | RawLogits, raw: RawLogits, calibration_set: LogitSet, present: ClassPrior, force: bool
+) -> None:
     require_held_out(calibration_set)
     require_examples(calibration_set.class_counts)
     num_items, num_classes = raw.values.shape
@@ -153,10 +158,17 @@ def _check(raw: RawLogits, calibration_set: LogitSet, present: ClassPrior, force
             f"{num_classes}, {calibration_set.num_classes} and {present.num_classes}."
         )
     wanted = MIN_ITEMS_PER_CLASS * num_classes
-    if num_items < (1 if force else wanted):
+    if not num_items:
+        raise NotEnoughData("a class law is estimated from items; got 0. Wait for traffic.")
+    if num_items < wanted and not force:
+        way_out = "Wait for more traffic"
+        if isinstance(seen, Traffic) and seen.capacity < wanted:
+            way_out = (
+                f"This traffic keeps at most {seen.capacity} rows: give the logits themselves, or a larger capacity"
+            )
         raise NotEnoughData(
             f"a class law is estimated from at least {MIN_ITEMS_PER_CLASS} items a class on average, here {wanted}; "
-            f"got {num_items}. Wait for more traffic, or force an estimate whose intervals will be wide."
+            f"got {num_items}. {way_out}, or force an estimate whose intervals will be wide."
         )
 
 
@@ -221,10 +233,12 @@ def _resampled_calibration(
     return np.asarray(offsets), np.asarray(log_implied)
 
 
-def _objection(test: ShiftTest | None, em: EmResult, *, far_enough: bool, agrees: bool) -> str | None:
+def _objection(test: ShiftTest | None, em: EmResult, *, single: bool, far_enough: bool, agrees: bool) -> str | None:
     """Why the present prior should stay, or None."""
-    if test is None:
+    if test is None and single:
         return "a class has a single labelled example, so that a shift cannot be tested"
+    if test is None:
+        return "under it the scores are the same for every item, so that a shift cannot be tested"
     if test.p_value >= SIGNIFICANCE:
         return f"no shift was found (p = {test.p_value:.2g})"
     if not em.converged:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from models.calibration.errors import CalibrationError, ShapeMismatch
+from models.calibration.errors import CalibrationError, InvalidLogits, ShapeMismatch
 from models.calibration.types import FloatArray, IntArray, RawLogits, frozen, softmax
 
 Priorities = NDArray[np.uint64]
 Rows = NDArray[np.float32]
 
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 MAX_BYTES = 128 * 2**20  # of the sample
 ROWS_PER_CLASS, MIN_ROWS = 100, 10_000  # beyond that the calibration set, not the sample, limits an estimate
 
@@ -25,7 +26,8 @@ class Traffic:
     calibration. Each item gets a random priority when it is added; the sample is the `capacity` items of the lowest
     ones (bottom-k sampling, Cohen and Kaplan, PODC 2007), so that however items were split over processes and in
     whatever order their traffic is merged, the sample is the same uniform one. Nothing is changed in place: `add` and
-    `merge` return another Traffic. While the sample fills up, `add` copies it, so add some hundred rows at a time.
+    `merge` return another Traffic. `add` copies the sample whenever a row enters it, full or not, so add some hundred
+    rows at a time.
 
     Args: model, whose logits these are: any text that is equal for equal networks; capacity, the rows that the sample
         holds at most; num_items seen; score_sums `(C,)` of softmax(z~), and decisions `(C,)`, how often each class was
@@ -63,7 +65,12 @@ class Traffic:
 
     @classmethod
     def none_yet(cls, model: str, num_classes: int, *, capacity: int | None = None) -> Traffic:
-        """Of no item. Without a capacity: 100 rows a class, at least 10,000, at most 128 MiB."""
+        """Of no item. Without a capacity: 100 rows a class, at least 10,000, at most 128 MiB.
+
+        Raises: CalibrationError for fewer than two classes or no row.
+        """
+        if num_classes < 2:
+            raise CalibrationError(f"traffic is of at least two classes; got {num_classes}.")
         if capacity is None:
             capacity = min(max(ROWS_PER_CLASS * num_classes, MIN_ROWS), MAX_BYTES // (4 * num_classes))
         return cls(
@@ -88,10 +95,17 @@ class Traffic:
     def add(self, raw: RawLogits, rng: np.random.Generator) -> Traffic:
         """With the items of one batch more; rng draws their priorities, and must differ between processes.
 
-        Raises: ShapeMismatch when the logits have another number of classes.
+        Raises: ShapeMismatch when the logits have another number of classes, InvalidLogits for a row that does not fit
+            float32 once its mean is taken out.
         """
         if raw.values.shape[1] != self.num_classes:
             raise ShapeMismatch(f"the traffic is of {self.num_classes} classes; got logits {raw.values.shape}.")
+        if raw.values.size and max(raw.values.max(), -raw.values.min()) > FLOAT32_MAX:
+            row = int(np.abs(raw.values).max(axis=1).argmax())
+            raise InvalidLogits(
+                f"traffic keeps centred logits in float32; row {row} exceeds it by the distance of its classes. "
+                "Leave the row out: no classifier means such logits."
+            )
         num_items = raw.values.shape[0]
         priorities: Priorities = rng.integers(0, 2**64, size=(num_items,), dtype=np.uint64)
         drawn = np.arange(num_items)

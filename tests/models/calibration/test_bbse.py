@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.calibration.bbse import Confusion, bbse, project_on_simplex, shift_test
-from models.calibration.errors import NotEnoughData, ShapeMismatch
+from models.calibration.errors import CalibrationError, InvalidLabels, NotEnoughData, ShapeMismatch
 from models.calibration.prior import total_variation
 from models.calibration.types import ClassPrior, softmax
 
@@ -49,6 +49,19 @@ class TestBbse:
         confusion = Confusion.of(np.full((4, 2), 0.5), np.array([0, 0, 1, 1]))
         np.testing.assert_allclose(bbse(confusion, np.array([0.5, 0.5])).probs, [0.5, 0.5])
 
+    def test_without_a_ridge_it_is_refused_in_words(self):
+        confusion = Confusion.of(np.full((4, 2), 0.5), np.array([0, 0, 1, 1]))
+        with pytest.raises(CalibrationError, match="set one above 0"):
+            bbse(confusion, np.array([0.5, 0.5]), ridge=0.0)
+
+    @pytest.mark.parametrize(
+        ("mean_scores", "ridge", "words"),
+        [([np.nan, 0.5], 0.01, "finite"), ([0.5, 0.5], -0.1, "ridge"), ([0.5, 0.5], np.nan, "ridge")],
+    )
+    def test_numbers_that_mean_nothing_are_refused(self, mean_scores, ridge, words):
+        with pytest.raises(CalibrationError, match=words):
+            bbse(Confusion.of(np.eye(2), np.arange(2)), np.array(mean_scores), ridge=ridge)
+
     def test_the_mean_scores_must_be_of_the_same_classes(self):
         with pytest.raises(ShapeMismatch, match="mean_scores"):
             bbse(Confusion.of(*World().labelled(2)), np.ones(3) / 3)
@@ -65,8 +78,22 @@ class TestTheSimplex:
         for corner in np.eye(values.size):  # convexity: no corner lies on the point's side of the projection
             assert (values - nearest) @ (corner - nearest) <= 1e-9
 
+    def test_a_point_beside_which_one_is_nothing_has_a_nearest_law(self):
+        np.testing.assert_array_equal(project_on_simplex(np.array([0.0, 1e17])), [0.0, 1.0])
+
 
 class TestConditioning:
+    @given(seed=st.integers(0, 2**16), spread=st.sampled_from([0.1, 0.2, 0.3, 0.5]))
+    @settings(deadline=None, max_examples=50)
+    def test_the_groups_are_chains_of_classes_at_a_small_distance(self, seed, spread):
+        rng = np.random.default_rng(seed)
+        scores = softmax(rng.normal(size=12) + spread * rng.normal(size=(12, 12)))
+        near = np.array([[np.sqrt(((np.sqrt(a) - np.sqrt(b)) ** 2).sum() / 2) < 0.1 for a in scores] for b in scores])
+        linked = np.linalg.matrix_power(near.astype(float), 12) > 0
+        chains = {tuple(int(index) for index in np.flatnonzero(row)) for row in linked}
+        groups = Confusion.of(scores, np.arange(12)).groups
+        assert set(groups) == {chain for chain in chains if len(chain) > 1}
+
     def test_classes_that_look_alike_are_named(self):
         world = World(apart=1.5)
         world.centres[[4, 7]] = world.centres[2]
@@ -87,6 +114,23 @@ class TestConditioning:
         with pytest.raises(ShapeMismatch):
             Confusion.of(np.eye(3), np.arange(2))
 
+    @pytest.mark.parametrize("labels", [[0, 1, -1], [0, 1, 3], [0.0, 1.0, 2.0]])
+    def test_labels_are_indices_of_classes(self, labels):
+        with pytest.raises(InvalidLabels, match="labels must"):
+            Confusion.of(np.eye(3), np.array(labels))
+        with pytest.raises(InvalidLabels, match="labels must"):
+            shift_test(np.eye(3), np.eye(3), np.array(labels), ClassPrior.uniform(3))
+
+    @pytest.mark.parametrize("row", [[np.nan, 1.0], [np.inf, 0.0], [1.5, -0.5], [3.0, 1.0]])
+    def test_rows_that_are_no_scores_are_refused(self, row):
+        scores = np.array([[0.5, 0.5], row])
+        with pytest.raises(CalibrationError, match="row 1 is not so"):
+            Confusion.of(scores, np.arange(2))
+        good, labels = np.full((4, 2), 0.5), np.array([0, 0, 1, 1])
+        for items, labelled in ((scores, good), (good, np.concatenate([scores, scores]))):
+            with pytest.raises(CalibrationError, match="row 1 is not so"):
+                shift_test(items, labelled, labels, ClassPrior.uniform(2))
+
 
 class TestTheShiftTest:
     @pytest.mark.parametrize("per_class", [4, 20])
@@ -101,6 +145,61 @@ class TestTheShiftTest:
         assert 0.01 <= np.mean(p_values < 0.05) < 0.1
         assert 0.385 < np.mean(p_values < 0.5) < 0.615
         assert np.mean([test.statistic for test in tests]) == pytest.approx(1.0, abs=0.2)
+
+    @pytest.mark.parametrize(
+        ("counts", "law"),
+        [
+            ([200, 2], [1, 1]),
+            ([200, 5], [1, 1]),
+            ([2, 2], [1, 1]),
+            ([100, 10, 2], [1, 1, 1]),
+            ([200, 50, 10, 3], [1, 4, 16, 64]),
+        ],
+    )
+    def test_keeps_its_level_when_a_heavy_class_has_few_labelled_examples(self, counts, law):
+        # 400 worlds; four standard errors of 1 % of 400 are 0.02, of 5 % 0.044
+        rng, prior = np.random.default_rng(0), ClassPrior.from_weights(law)
+        p_values = []
+        for _ in range(400):
+            centres = rng.normal(size=(len(counts), 4)) * 1.2
+
+            def posteriors(labels, centres=centres):
+                points = centres[labels] + rng.normal(size=(labels.size, 4))
+                return softmax(points @ centres.T - 0.5 * (centres**2).sum(axis=1) + prior.log_probs)
+
+            labels, truth = np.repeat(np.arange(len(counts)), counts), rng.choice(len(counts), 500, p=prior.probs)
+            p_values.append(shift_test(posteriors(truth), posteriors(labels), labels, prior).p_value)
+        assert np.mean(np.array(p_values) < 0.01) < 0.03
+        assert np.mean(np.array(p_values) < 0.05) < 0.094
+
+    def test_finds_a_shift_of_a_class_with_few_labelled_examples(self):
+        # 5 labelled examples of class 1, half of the law; in the traffic it is a fifth
+        found = []
+        for seed in range(40):
+            world = World(classes=2, apart=1.0, seed=seed)
+            labels = np.repeat([0, 1], [200, 5])
+            items = world.drawn(ClassPrior(np.array([0.8, 0.2])), 500)
+            found.append(shift_test(items, world.scores(labels), labels, ClassPrior.uniform(2)).p_value < 0.01)
+        assert np.mean(found) > 0.7
+
+    @given(seed=st.integers(0, 2**16), other=st.sampled_from([0.0, 1.0]), items=st.integers(1, 1000))
+    @settings(deadline=None, max_examples=50)
+    def test_scores_that_do_not_vary_tell_nothing(self, seed, other, items):
+        rng, labels = np.random.default_rng(seed), np.repeat(np.arange(5), 7)
+        logits = rng.normal(size=(1, 5))
+        constant, elsewhere = softmax(logits), softmax(logits + other * rng.normal(size=(1, 5)))
+        law = ClassPrior(rng.dirichlet(np.ones(5)))
+        assert shift_test(np.repeat(elsewhere, items, axis=0), np.repeat(constant, 35, axis=0), labels, law) is None
+
+    def test_a_single_item_of_a_classifier_that_never_errs_is_tested(self):
+        labels = np.repeat(np.arange(1000), 2)
+        p_value = shift_test(np.eye(1000)[:1], np.eye(1000)[labels], labels, ClassPrior.uniform(1000)).p_value
+        assert 0.01 < p_value <= 1
+
+    def test_scores_that_vary_by_a_billionth_are_tested_all_the_same(self):
+        rng, labels = np.random.default_rng(0), np.repeat(np.arange(3), 7)
+        items, labelled = (softmax(1e-9 * rng.normal(size=(count, 3))) for count in (50, 21))
+        assert 0.01 < shift_test(items, labelled, labels, ClassPrior.uniform(3)).p_value < 0.99
 
     def test_finds_a_shift(self):
         world = World()

@@ -155,6 +155,15 @@ class TestWhatMustNotMatter:
         weighted = em_prior(log_scores, tail, weights=weights, tolerance=1e-7).prior.probs
         np.testing.assert_allclose(weighted, em_prior(twice, tail, tolerance=1e-7).prior.probs, atol=1e-5)
 
+    @pytest.mark.parametrize("unit", [1e39, 1e-46, 1e-150])
+    def test_the_unit_of_weights_and_pseudo_counts(self, unit):
+        log_scores, tail, _ = world(items=60)
+        weights = np.random.default_rng(0).exponential(size=60)
+        plain = em_prior(log_scores, tail, weights=weights)
+        scaled = em_prior(log_scores, tail, weights=unit * weights, pseudo_counts=0.5 * unit)
+        np.testing.assert_allclose(scaled.prior.probs, plain.prior.probs, atol=1e-6)
+        assert scaled.log_likelihood == pytest.approx(unit * plain.log_likelihood, rel=1e-3)
+
     def test_in_how_many_blocks_the_items_are_read(self, monkeypatch):
         log_scores, tail, _ = world(items=500)
         whole = em_prior(log_scores, tail).prior.probs
@@ -196,6 +205,11 @@ class TestExtremes:
     def test_a_cap_on_the_steps_is_told(self):
         log_scores, tail, _ = world(apart=0.3)
         assert not em_prior(log_scores, tail, max_steps=1).converged
+
+    @pytest.mark.parametrize("steps", range(1, 6))
+    def test_a_cap_on_the_steps_is_kept(self, steps):
+        log_scores, tail, _ = world(apart=0.3)
+        assert em_prior(log_scores, tail, max_steps=steps).iterations <= steps
 
 
 class TestManyResamplesAtOnce:
@@ -244,6 +258,12 @@ class TestRefusals:
             (np.zeros((2, 2)), ClassPrior.uniform(2), {"weights": np.ones(3)}, ShapeMismatch, "weights"),
             (np.zeros((2, 2)), ClassPrior.uniform(2), {"weights": np.array([1.0, -1.0])}, CalibrationError, "negative"),
             (np.zeros((2, 2)), ClassPrior.uniform(2), {"pseudo_counts": -1.0}, CalibrationError, "pseudo_counts"),
+            (np.array([["a", "b"]]), ClassPrior.uniform(2), {}, InvalidLogits, "Convert it to numbers"),
+            (np.array([[None, 1.0]]), ClassPrior.uniform(2), {}, InvalidLogits, "Convert it to numbers"),
+            (np.zeros((2, 2)), ClassPrior.uniform(2), {"weights": ["1", "2"]}, CalibrationError, "weights"),
+            (np.zeros((2, 2)), ClassPrior.uniform(2), {"weights": np.zeros(2)}, CalibrationError, "weights"),
+            (np.zeros((2, 2)), ClassPrior.uniform(2), {"pseudo_counts": np.ones(3)}, ShapeMismatch, "pseudo_counts"),
+            (np.zeros((2, 2)), ClassPrior.uniform(2), {"pseudo_counts": "1"}, CalibrationError, "pseudo_counts"),
             (np.zeros((2, 2)), ClassPrior.uniform(2), {"tolerance": 0.0}, CalibrationError, "tolerance"),
         ],
     )

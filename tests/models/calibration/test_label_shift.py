@@ -1,12 +1,17 @@
+from functools import partial
+
 import numpy as np
 import pytest
 
-from models.calibration.errors import LeakedSplit, NotEnoughData, ShapeMismatch
+from models.calibration import label_shift
+from models.calibration.affine import OFFSET_SD
+from models.calibration.em import em_prior
+from models.calibration.errors import CalibrationError, LeakedSplit, NotEnoughData, ShapeMismatch
 from models.calibration.label_shift import estimate_law, measured_at_uniform, propose_prior
 from models.calibration.prior import Ledger, total_variation
 from models.calibration.temperature import fit_bcts
 from models.calibration.traffic import Traffic
-from models.calibration.types import ClassPrior, LogitSet, RawLogits
+from models.calibration.types import ClassPrior, DebiasedLogits, LogitSet, RawLogits
 
 UNIFORM = ClassPrior.uniform(10)
 TAIL = ClassPrior.from_weights(np.geomspace(1.0, 0.05, 10))
@@ -176,6 +181,44 @@ class TestTheIntervals:
         assert width[6000, 400] < 0.6 * width[300, 400]
         assert width[6000, 400] < 0.6 * width[6000, 10]
 
+    def test_let_the_offsets_vary_as_much_as_the_examples_do(self):
+        # the Newton step by hand; the weighted mean of a class varies by the unbiased variance over its 6 examples
+        world = World()
+        calibration_set = world.calibration_set(6)
+        labelled = fit_bcts(calibration_set, world.ledger)[0].debias(calibration_set.raw)
+        scores = labelled.scores()
+        offsets, log_implied = label_shift._resampled_calibration(
+            calibration_set, labelled, measured_at_uniform(labelled, calibration_set), 4000
+        )
+        noise = sum(np.cov(scores[calibration_set.labels == index].T) / 6 for index in range(10)) / 10**2
+        curvature = np.diag(scores.mean(axis=0)) - scores.T @ scores / 60
+        step = np.linalg.inv(curvature + np.eye(10) / (OFFSET_SD**2 * 60))
+        np.testing.assert_allclose(offsets.var(axis=1).sum(), np.trace(step @ noise @ step), rtol=0.08)
+        left = np.eye(10) - curvature @ step
+        implied = np.exp(log_implied)
+        np.testing.assert_allclose(implied.var(axis=1).sum(), np.trace(left @ noise @ left), rtol=0.08)
+
+    def test_follow_the_prior_that_the_resampled_calibration_implies(self):
+        # sure items, half of each class; a calibration that says class 0 four times too often halves and doubles
+        sure = DebiasedLogits(50.0 * np.eye(2)[np.repeat([0, 1], 500)], ClassPrior.uniform(2))
+        em, _ = estimate_law(sure, ClassPrior.uniform(2), spread=1.0)
+        resampled = np.zeros((2, 20)), np.repeat(np.log([[0.8], [0.2]]), 20, axis=1)
+        laws = label_shift._bootstrap(sure, ClassPrior.uniform(2), em, resampled, spread=1.0, resamples=20)
+        np.testing.assert_allclose(laws.mean(axis=1), [0.2, 0.8], atol=0.02)
+
+    def test_nine_of_ten_resampled_laws_lie_within_the_half_width(self, monkeypatch):
+        drawn, bootstrap = [], label_shift._bootstrap
+
+        def kept(*args, **settings):
+            drawn.append(bootstrap(*args, **settings))
+            return drawn[0]
+
+        monkeypatch.setattr(label_shift, "_bootstrap", kept)
+        world = World()
+        found = propose_prior(world.traffic(TAIL, 300), world.calibration_set(20), world.ledger, present=UNIFORM)
+        distances = 0.5 * np.abs(drawn[0] - found.estimate.probs[:, None]).sum(axis=0)
+        assert np.mean(distances <= found.tv_half_width) == pytest.approx(0.9, abs=0.01)
+
     def test_do_not_say_that_a_class_not_seen_cannot_occur(self):
         world = World(apart=6.0)
         law = ClassPrior.from_weights([1.0] * 9 + [0.0])
@@ -219,7 +262,27 @@ class TestWarnings:
         found = propose_prior(world.traffic(TAIL, 600), world.calibration_set(1), world.ledger, present=UNIFORM)
         assert found.test is None
         assert not found.recommended
-        assert "cannot be tested" in found.summary
+        assert "a single labelled example" in found.summary
+
+    @pytest.mark.parametrize("present", [ClassPrior(np.eye(10)[3]), UNIFORM], ids=["one class", "constant logits"])
+    def test_of_scores_that_do_not_vary_that_no_shift_can_be_tested(self, present):
+        world = World()
+        size = 0.0 if present is UNIFORM else 1.0
+        whole = world.calibration_set(20)
+        calibration_set = LogitSet(logits=size * whole.logits, labels=whole.labels, split="calibration")
+        raw = RawLogits(size * world.traffic(TAIL, 300).values)
+        found = propose_prior(raw, calibration_set, world.ledger, present=present, resamples=2)
+        assert found.test is None
+        assert found.proposed is present
+        assert "the same for every item" in found.summary
+
+    def test_of_an_em_that_did_not_converge_that_the_present_prior_stays(self, monkeypatch):
+        monkeypatch.setattr(label_shift, "em_prior", partial(em_prior, max_steps=1))
+        world = World()
+        found = propose_prior(world.traffic(TAIL, 3000), world.calibration_set(100), world.ledger, present=UNIFORM)
+        assert not found.recommended
+        assert "EM did not converge" in found.summary
+        assert any("EM had not converged after 1 steps" in words for words in found.warnings)
 
 
 class TestRefusals:
@@ -244,7 +307,22 @@ class TestRefusals:
 
     def test_no_traffic_is_refused_even_by_force(self):
         world = World()
-        with pytest.raises(NotEnoughData, match="got 0"):
+        with pytest.raises(NotEnoughData, match=r"got 0\. Wait for traffic") as refusal:
             propose_prior(
                 RawLogits(np.zeros((0, 10))), world.calibration_set(20), world.ledger, present=UNIFORM, force=True
+            )
+        assert "force" not in str(refusal.value)
+
+    def test_traffic_that_can_never_hold_enough_says_what_to_do(self):
+        world = World()
+        small = Traffic.none_yet("m", 10, capacity=299).add(world.traffic(TAIL, 600), np.random.default_rng(0))
+        with pytest.raises(NotEnoughData, match=r"at most 299 rows: give the logits themselves, or a larger capacity"):
+            propose_prior(small, world.calibration_set(20), world.ledger, present=UNIFORM)
+
+    @pytest.mark.parametrize("resamples", [0, -1])
+    def test_no_resample_is_refused(self, resamples):
+        world = World()
+        with pytest.raises(CalibrationError, match="at least one resample"):
+            propose_prior(
+                world.traffic(TAIL, 300), world.calibration_set(5), world.ledger, present=UNIFORM, resamples=resamples
             )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.calibration.errors import CalibrationError, ShapeMismatch
+from models.calibration.errors import CalibrationError, InvalidLogits, ShapeMismatch
 from models.calibration.traffic import Traffic
 from models.calibration.types import RawLogits
 
@@ -108,6 +108,17 @@ class TestWhatIsNoTraffic:
     def test_logits_of_another_model_are_refused(self):
         with pytest.raises(ShapeMismatch, match="3 classes"):
             seen([rows(3, classes=4)])
+
+    def test_a_row_that_float32_cannot_hold_once_centred_is_refused(self):
+        # each number fits float32, their distance does not
+        raw = RawLogits(np.array([[1.0, 2.0, 3.0], [3.4e38, -3.4e38, -3.4e38]]))
+        with pytest.raises(InvalidLogits, match="row 1 exceeds"):
+            seen([raw])
+
+    @pytest.mark.parametrize("num_classes", [0, 1])
+    def test_fewer_than_two_classes_are_refused(self, num_classes):
+        with pytest.raises(CalibrationError, match="at least two classes"):
+            Traffic.none_yet("m", num_classes)
 
     def test_a_sample_that_does_not_fit_the_counts_is_refused(self):
         good = seen([rows(5)])
