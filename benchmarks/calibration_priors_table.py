@@ -95,3 +95,17 @@ def _speed(rows: list[dict[str, Any]]) -> str:
                 f"{of['ours_passes']} | {of['emq_seconds']} | {of['tv_ours']} | {of['tv_emq']} |"
             )
     return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def levels_in_short(rows: list[dict[str, Any]]) -> str:
+    """How often a shift is found where there is none, in percent, laws long-tailed / uniform / reversed."""
+    found: dict[tuple[Any, ...], list[dict[str, float]]] = defaultdict(list)
+    for row in rows:
+        if row["command"] == "levels":
+            found[row["classes"], row["calibration_per_class"], row["spread"]].append(row["found_at"])
+    lines = ["| classes | calibration examples a class | classes are | at 1 % | at 5 % |", "| --- " * 5 + "|"]
+    for (classes, examples, spread), laws in found.items():
+        shares = [" / ".join(f"{100 * law[level]:.1f}" for law in laws) for level in ("0.01", "0.05")]
+        apart = "overlapping" if spread < 1 else "apart"
+        lines.append(f"| {classes} | {examples} | {apart} | {shares[0]} | {shares[1]} |")
+    return "\n".join(lines)

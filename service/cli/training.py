@@ -139,6 +139,8 @@ def import_model(
         output_name=output_name,
         output_kind=output_kind,
     )
+    if "chosen" in manifest.calibration.provenance:
+        say(manifest.calibration.provenance["chosen"])
     _say_warnings(manifest.calibration)
     say(f"Wrote {out}. Next: equipoise serve {out}")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import calibration_implied, calibration_pull, calibration_speed
+from benchmarks import calibration_implied, calibration_priors_table, calibration_pull, calibration_speed
 from benchmarks.calibration import read_implied, read_methods, read_pull
 from benchmarks.calibration_methods import NAMES, as_markdown
 
@@ -35,6 +35,14 @@ def test_the_strength_of_the_pull():
         calibration_pull.as_markdown(read_pull())
         in (ROOT / "docs" / "decisions" / "0002-fits-and-choice.md").read_text()
     )
+
+
+def test_how_often_the_shift_test_is_wrong():
+    rows = calibration_priors_table.read_rows()
+    assert calibration_priors_table.levels_in_short(rows) in (ROOT / "docs" / "label-shift.md").read_text()
+    for row in rows:
+        if row["command"] == "levels" and row["repetitions"] >= 200:  # a standard error at 1 % is .7 points
+            assert row["found_at"]["0.01"] <= 0.03
 
 
 def test_speed():

@@ -205,6 +205,7 @@ class TestImport:
             for name in ("said", "logits")
         ]
         np.testing.assert_allclose(*scales, rtol=1e-3)  # float32 probabilities
+        assert "by class-balanced NLL over 5 folds" in as_logits.out.replace("\n", " ")
 
     def test_refuses_training_logits(self, equipoise, files, tmp_path):
         np.savez(tmp_path / "seen.npz", logits=2 * np.eye(3), labels=np.arange(3), split="train")
