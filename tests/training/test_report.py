@@ -73,7 +73,7 @@ def test_the_report_says_how_a_run_was_trained_and_why_it_was_calibrated_so(fitt
     assert first["training"]["code"] == read_run(fitted).description["provenance"]["code"]
     assert first["ledger"] == {"trained_with": "cross-entropy", "source": "rule", "gap_to_rule": 0.0}
     assert first["calibration"]["method"] == "marc"
-    assert first["calibration"]["reason"].startswith("marc: as asked, class-balanced NLL")
+    assert first["calibration"]["reason"].startswith("marc: as asked; 200 rows fitted")
     assert cibl["training"]["cibl_alpha"] == 0.5
     assert cibl["calibration"] is None
     assert cibl["ledger"]["source"] == "measured"
