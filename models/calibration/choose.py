@@ -110,27 +110,27 @@ def _mean_and_error(differences: FloatArray, weights: FloatArray) -> tuple[float
 def _doubts(logit_set: LogitSet, ledger: Ledger) -> tuple[str, ...]:
     """A warning where another implied prior than the ledger's explains the labelled examples better, beyond noise."""
 
-    def losses(implied_prior: ClassPrior) -> FloatArray:
+    def debiased(implied_prior: ClassPrior) -> FloatArray:
         fitted, _ = temperature.fit_closed_form(logit_set, replace(ledger, implied_prior=implied_prior))
-        return item_nll(fitted.debias(logit_set.raw).values, logit_set)
+        return fitted.debias(logit_set.raw).values
 
     num_items, num_classes = logit_set.labels.size, logit_set.num_classes
     if num_items < MIN_TO_DOUBT or not logit_set.class_counts.all():
         return ()
     weights = balanced_weights(logit_set)
-    fitted, _ = temperature.fit_closed_form(logit_set, ledger)
-    hits = int((fitted.debias(logit_set.raw).values.argmax(axis=1) == logit_set.labels).sum())
+    by_ledger = debiased(ledger.implied_prior)
+    hits = int((by_ledger.argmax(axis=1) == logit_set.labels).sum())
     chance = num_items / num_classes
     if hits <= chance + DOUBT * np.sqrt(chance):
         wrong = f"the labels fit the logits no better than chance: {hits} of {num_items} examples are right"
         return (f"{wrong}. Check that both are of the same examples, and the order of the classes.",)
-    here = losses(ledger.implied_prior)
+    here = item_nll(by_ledger, logit_set)
     others = {
         "a uniform implied prior, as of training that debiases,": ClassPrior.uniform(num_classes),
         "an implied prior like the training counts, as of plain cross-entropy,": ledger.training_prior,
     }
     for said, prior in others.items():
-        gain, error = _mean_and_error(here - losses(prior), weights)
+        gain, error = _mean_and_error(here - item_nll(debiased(prior), logit_set), weights)
         if gain > DOUBT * error and total_variation(prior, ledger.implied_prior) > 0:
             against = f"the labelled examples speak against the training that was said ({ledger.trained_with})"
             by = f"class-balanced NLL lower by {gain:.3f}, standard error {error:.3f}"

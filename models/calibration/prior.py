@@ -228,7 +228,7 @@ def capped(target: ClassPrior, implied_prior: ClassPrior, factor: float) -> Clas
     a cap bounds what a wrong number can do. The log ratio of target and implied prior is held within log factor of its
     median, so that two classes may end factor squared apart. A class that cannot occur stays so.
 
-    Raises: InvalidPrior for a factor that is not above 1 or for another number of classes.
+    Raises: InvalidPrior for a factor that is not above 1, ShapeMismatch for another number of classes.
     """
     if not factor > 1:
         raise InvalidPrior(f"a cap is a factor above 1; got {factor}.")

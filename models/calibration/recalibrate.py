@@ -249,7 +249,7 @@ def _warnings(
     else:
         items = measured["sample"]["items"]
         if not measured["sample"]["out_of_fold"] and after.calibration.provenance.get("num_items"):
-            found.append("the figures are those of the examples that the calibration was fitted on: they flatter it.")
+            found.append("the fit has seen the examples that these figures rest on: they flatter it.")
         found += [
             f"the figures of the {group} classes rest on {items[group]} labelled examples."
             for group in GROUPS

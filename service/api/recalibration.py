@@ -69,6 +69,7 @@ class UploadOptions(BaseModel):
         float | None,
         Field(
             gt=1,
+            allow_inf_nan=False,
             description="No class moves by more than this factor against the median one (role=target).",
             examples=[100],
         ),

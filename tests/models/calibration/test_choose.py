@@ -195,6 +195,13 @@ class TestALedgerThatTheExamplesContradict:
         mixed_up = LogitSet(logits=sample.logit_set.logits, labels=shuffled, split="calibration")
         assert any("no better than chance" in text for text in choose(mixed_up, sample.ledger).report.warnings)
 
+    def test_is_not_doubted_for_a_difference_within_the_noise(self, simulate):
+        # counts a little off: the uniform law is the truth, and 100 examples cannot tell
+        for seed in range(15):
+            sample = simulate(per_class=10, trained_with="balanced-sampling", seed=seed)
+            counts = np.round(100 * np.exp(0.2 * np.random.default_rng(seed).normal(size=10))).astype(int)
+            assert choose(sample.logit_set, Ledger.by_rule("cross-entropy", counts)).report.warnings == ()
+
     def test_is_seldom_doubted_where_it_is_right(self, simulate):
         for seed in range(25):
             sample = simulate(per_class=5, confidence=1.7, seed=seed)

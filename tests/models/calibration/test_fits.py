@@ -66,6 +66,9 @@ class TestClosedForm:
         calibration, report = fit_closed_form(common, sample.ledger)
         assert calibration.parameters["temperature"] == pytest.approx(2.0, rel=0.15)
         assert "6 of 10 classes have no labelled example" in report.warnings[0]
+        four = LogitSet(logits=common.logits[:, :4], labels=common.labels, split="calibration")
+        alone, _ = fit_closed_form(four, Ledger.by_rule("cross-entropy", sample.ledger.class_counts[:4]))
+        assert calibration.parameters["temperature"] == pytest.approx(alone.parameters["temperature"], rel=1e-6)
 
     def test_examples_of_one_class_leave_the_temperature(self, simulate):
         sample = simulate(confidence=2.0)

@@ -5,28 +5,22 @@ import io
 import json
 import os
 import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from models.calibration.errors import FrequencyFileError
-from models.calibration.frequencies import MAX_BYTES, MAX_LIST_BYTES, read_frequencies
+from models.calibration.frequencies import MAX_BYTES, MAX_LIST_BYTES
+from tests.models.calibration import frequency_files
+from tests.models.calibration.frequency_files import CLASSES
 
-CLASSES = ("cat", "dog", "snow leopard")
 COUNTS = [3, 2, 1]
 REAL = Path(os.environ.get("EQUIPOISE_DATA", ".")) / "class_counts"
 PATHS = ("cat/1.jpg", "dog/x y.JPEG", "cat/2.png", "snow leopard/1.jpg", "dog/2.webp", "cat/3.jpg")
 
 
-def read(text, classes=CLASSES, role="training", **options):
-    data = text.encode() if isinstance(text, str) else text
-    return read_frequencies(data, classes, role=role, **options)
-
-
-def problems(text, **options):
-    with pytest.raises(FrequencyFileError) as error:
-        read(text, **options)
-    return [str(problem) for problem in error.value.problems]
+read = partial(frequency_files.read, role="training")
+problems = partial(frequency_files.problems, role="training")
 
 
 def names(path):

@@ -128,7 +128,8 @@ def test_a_cap_bounds_what_a_target_can_do(service: Service) -> None:
     held = upload(service, file, cap="5").json()
     np.testing.assert_allclose([row["prior"] for row in held["classes"]], np.array([50, 10, 10, 2]) / 72)
     assert held["active"]["prior"].endswith("-cap-5")
-    refused(upload(service, file, cap="1"), 422, "invalid-request", "cap")
+    for wrong in ("1", "inf", "nan", "-5", "much"):
+        refused(upload(service, file, cap=wrong), 422, "invalid-request", "cap")
     refused(upload(service, file, cap="5", role="training"), 422, "invalid-request", "leave `cap` out")
 
 
