@@ -1,6 +1,1 @@
 """How a classifier is made: data, losses, the loop, export, bundles."""
-
-import os
-
-# onnxruntime sends usage reports to its maker unless told not to before it loads. Set the variable to 0 to allow them.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # noqa: TID251

@@ -1,35 +1,20 @@
 """Writing a bundle: the only thing that passes from training to the service."""
 
 import hashlib
-import io
 import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 
 from models.calibration.errors import CalibrationError
 from models.calibration.manifest import CALIBRATION_SET_FILE, MANIFEST_FILE, MODEL_FILE, Manifest
+from models.calibration.packing import pack_logits
 from models.calibration.types import LogitSet
-
-PACKAGES = (
-    "equipoise",
-    "numpy",
-    "scipy",
-    "onnx",
-    "onnxruntime",
-    "onnxscript",
-    "scikit-learn",
-    "torch",
-    "torchvision",
-    "accelerate",
-    "timm",
-)
 
 
 class OutputExists(CalibrationError):
@@ -82,29 +67,5 @@ def _refuse_existing(out: Path) -> None:
         raise OutputExists(f"{out} exists already and is not overwritten. Remove it, or choose another --out.")
 
 
-def pack_logits(logit_set: LogitSet) -> bytes:
-    """The .npz of a bundle's calibration set: logits float32, labels, split, drawn."""
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        logits=logit_set.logits.astype(np.float32),
-        labels=logit_set.labels,
-        split=np.array(logit_set.split),
-        drawn=np.array(logit_set.drawn),
-    )
-    return buffer.getvalue()
-
-
 def unpack_logits(data: Mapping[str, np.ndarray]) -> LogitSet:
     return LogitSet(logits=data["logits"], labels=data["labels"], split=str(data["split"]), drawn=str(data["drawn"]))
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of what made the bundle, for its provenance."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

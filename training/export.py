@@ -12,8 +12,8 @@ from models.calibration.errors import CalibrationError
 from models.calibration.types import Calibration
 from models.images import UInt8Array
 from models.networks.classifier import Classifier
+from models.onnx_graph.graph import BATCH, IMAGES, centred_difference, standardise
 from training.collect import raw_logits
-from training.onnx_graph import BATCH, IMAGES, centred_difference, standardise
 
 # Between torch's and onnxruntime's centred float32 logits; of the largest logit where that is above 1.
 MAX_DIFFERENCE = 1e-4

@@ -1,30 +1,22 @@
-"""Any ONNX classifier, or just its logits, as a bundle. Needs onnx and onnxruntime, never torch."""
+"""Any ONNX classifier, or just its logits, as a bundle on disk. Needs onnx and onnxruntime, never torch."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from numpy.typing import ArrayLike
+from onnx import TensorProto
+from onnx.checker import ValidationError
+from onnx.external_data_helper import load_external_data_for_model
 
-from models.calibration.choose import choose
-from models.calibration.errors import ShapeMismatch, UnknownTrainingRule
-from models.calibration.manifest import InputSize, Manifest, check_class_names
-from models.calibration.prior import Ledger, TrainedWith
-from models.calibration.temperature import closed_form_without_data
-from models.calibration.types import Calibration, FloatArray, LogitSet, RawLogits
-from models.images import UInt8Array
-from training import onnx_graph
-from training.bundle import package_versions, write_bundle
-from training.onnx_file import Layout, Signature, read_model, read_signature
-from training.onnx_graph import InvalidModel
-
-OutputKind = Literal["logits", "probabilities"]
-DRY_RUN_IMAGES = 3
-MAX_DIFFERENCE = 1e-4
-_RAW = "equipoise/raw"
-FLOOR = 1e-30  # of a probability before its logarithm: a softmax in float32 may underflow to 0
+from models.calibration.manifest import Manifest
+from models.calibration.prior import TrainedWith
+from models.calibration.types import LogitSet
+from models.onnx_graph.answers import OutputKind
+from models.onnx_graph.errors import InvalidModel
+from models.onnx_graph.foreign import Layout, external_tensors, parsed
+from models.onnx_graph.graph import serialised
+from models.onnx_graph.imported import imported
+from training.bundle import write_bundle
 
 
 def import_onnx(
@@ -52,175 +44,56 @@ def import_onnx(
     Args: model_path, None for a model that is sent logits; class_counts `(C,)`, training images a class; layout, size
         (height, width), input_name and output_name, None where the graph tells; mean and std of pixels in [0, 1].
     Raises: InvalidModel, naming the option that helps, or when the wrapped graph differs from the original;
-        UnknownTrainingRule for `unknown` without logits; ShapeMismatch, EmptyClass, InvalidManifest, FolderExists.
+        UnknownTrainingRule for `unknown` without logits; ShapeMismatch, EmptyClass, InvalidManifest, OutputExists.
     """
-    check_class_names(tuple(class_names))
-    ledger = _ledger(trained_with, class_counts, logits)
-    _check_classes(len(class_names), ledger, logits)
-    calibration = closed_form_without_data(ledger) if logits is None else choose(logits, ledger).calibration
-    network, size_of_input, metrics = None, None, {}
-    if model_path is not None:
-        original = read_model(model_path)
-        signature = read_signature(original, layout=layout, size=size, input_name=input_name, output_name=output_name)
-        preprocessing = Preprocessing(mean, std)
-        images, expected = dry_run(original, signature, preprocessing, output_kind)
-        if expected.shape[1] != len(class_names):
-            raise InvalidModel(
-                f"the output {signature.output_name!r} has {expected.shape[1]} numbers, there are {len(class_names)} "
-                "class names. Give one name for each, in the model's order."
-            )
-        network = wrapped(original, signature, preprocessing, output_kind, calibration)
-        metrics["import_difference"] = checked_difference(network, images, expected)
-        size_of_input = InputSize(height=signature.height, width=signature.width)
-    manifest = Manifest(
+    manifest, network = imported(
+        None if model_path is None else read_model_file(model_path),
         name=name,
-        class_names=tuple(class_names),
-        ledger=ledger,
-        calibration=calibration,
-        row_norms=np.ones(len(class_names)),  # unknown: MARC's penalty lies on the offset, so they change nothing
-        input_size=size_of_input,
-        metrics=metrics,
-        provenance={
-            "imported_from": None if model_path is None else model_path.name,
-            "mean": list(mean),
-            "std": list(std),
-            "packages": package_versions(),
-        },
+        class_names=class_names,
+        class_counts=class_counts,
+        trained_with=trained_with,
+        mean=mean,
+        std=std,
+        logits=logits,
+        layout=layout,
+        size=size,
+        input_name=input_name,
+        output_name=output_name,
+        output_kind=output_kind,
+        source=None if model_path is None else model_path.name,
     )
     return write_bundle(out, manifest, model=network, calibration_set=logits)
 
 
-class Preprocessing:
-    """(pixel / 255 - mean) / std a channel, in float32."""
+def read_model_file(path: Path) -> bytes:
+    """An ONNX file as one, with the weights that it keeps in files beside it.
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Raises: InvalidModel unless both are three finite numbers, std positive."""
-        self.mean, self.std = np.asarray(mean, dtype=np.float32), np.asarray(std, dtype=np.float32)
-        sound = self.mean.shape == self.std.shape == (3,) and bool(np.isfinite([self.mean, self.std]).all())
-        if not sound or not (self.std > 0).all():
-            raise InvalidModel(f"--mean and --std are three numbers each, std positive; got {mean} and {std}.")
-
-    def __call__(self, images: UInt8Array) -> NDArray[np.float32]:
-        return (images.astype(np.float32) / np.float32(255) - self.mean) / self.std
-
-    def nodes(self, source: str, result: str) -> list[NodeProto]:
-        """The same as ONNX nodes."""
-        steps = [("Div", np.array(255, np.float32)), ("Sub", self.mean), ("Div", self.std)]
-        made = [helper.make_node("Cast", [source], ["equipoise/pixels0"], to=TensorProto.FLOAT)]
-        for index, (operator, value) in enumerate(steps):
-            constant = f"equipoise/constant{index}"
-            made.append(helper.make_node("Constant", [], [constant], value=numpy_helper.from_array(value)))
-            target = result if index == len(steps) - 1 else f"equipoise/pixels{index + 1}"
-            made.append(helper.make_node(operator, [f"equipoise/pixels{index}", constant], [target]))
-        return made
-
-
-def wrapped(
-    original: ModelProto, signature: Signature, preprocessing: Preprocessing, kind: OutputKind, calibration: Calibration
-) -> bytes:
-    """The standard graph around a classifier: uint8 images in, centred logits and scores out."""
-    model = ModelProto()
-    model.CopyFrom(original)
-    renamed = onnx_graph.free_reserved_names(model)
-    into = renamed.get(signature.input_name, signature.input_name)
-    answer = renamed.get(signature.output_name, signature.output_name)
-    before = preprocessing.nodes(onnx_graph.IMAGES, "equipoise/normalised")
-    if signature.layout == "nchw":
-        before.append(
-            helper.make_node("Transpose", ["equipoise/normalised"], ["equipoise/arranged"], perm=[0, 3, 1, 2])
-        )
-    before.append(helper.make_node("Cast", [before[-1].output[0]], [into], to=signature.element_type))
-    after = [
-        helper.make_node("Flatten", [answer], ["equipoise/flat"], axis=1),  # (N, C, 1, 1) is common too
-        helper.make_node("Cast", ["equipoise/flat"], ["equipoise/answer"], to=TensorProto.FLOAT),
-    ]
-    if kind == "probabilities":
-        floor = numpy_helper.from_array(np.array(FLOOR, np.float32))
-        after += [
-            helper.make_node("Constant", [], ["equipoise/floor"], value=floor),
-            helper.make_node("Max", ["equipoise/answer", "equipoise/floor"], ["equipoise/positive"]),
-            helper.make_node("Log", ["equipoise/positive"], [_RAW]),
-        ]
-    else:
-        after.append(helper.make_node("Identity", ["equipoise/answer"], [_RAW]))
-    nodes = [*before, *model.graph.node, *after]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    del model.graph.input[:]  # an older graph lists its weights here too: they become constants
-    model.graph.input.append(onnx_graph.images_input(signature.height, signature.width))
-    return onnx_graph.standardise(model, _RAW, calibration)
-
-
-def dry_run(
-    original: ModelProto, signature: Signature, preprocessing: Preprocessing, kind: OutputKind
-) -> tuple[UInt8Array, FloatArray]:
-    """Random images `(N, H, W, 3)` and the raw logits `(N, C)` that the original model gives for them.
-
-    It is run on one image at a time (repeated where the graph insists on more), so that a mix-up of the images of a
-    batch shows in the wrapped graph.
-
-    Raises: InvalidModel when it does not run, or when its answer is not what it is said to be.
+    Raises: InvalidModel for what is not ONNX, and for weights that are missing or lie outside of its folder.
     """
-    rng = np.random.default_rng(0)
-    shape = (DRY_RUN_IMAGES, signature.height, signature.width, 3)
-    images = rng.integers(0, 256, size=shape, dtype=np.uint8)
-    session = onnx_graph.session(onnx_graph.serialised(original))
-    pixels = preprocessing(images).astype(helper.tensor_dtype_to_np_dtype(signature.element_type))
-    pixels = pixels.transpose(0, 3, 1, 2) if signature.layout == "nchw" else pixels
-    answers = []
-    for image in pixels:
-        batch = np.repeat(image[None], signature.fixed_batch or 1, axis=0)
-        try:
-            (answer,) = session.run([signature.output_name], {signature.input_name: batch})
-        except Exception as error:  # onnxruntime's errors have no common parent below Exception
-            raise InvalidModel(f"the model does not run on an image of {images.shape[1:3]} pixels: {error}") from error
-        answers.append(answer[:1].reshape(1, -1).astype(np.float64))
-    result = np.concatenate(answers)
-    positive, furthest = bool((result >= 0).all()), float(np.abs(result.sum(axis=1) - 1).max())
-    if kind == "logits":
-        if positive and furthest < 1e-3:
-            raise InvalidModel(
-                f"the rows of {signature.output_name!r} are not negative and sum to 1: they are probabilities, whose "
-                "logarithms are the logits. Say --output-kind probabilities."
-            )
-        return images, result
-    if not positive or furthest > 1e-2:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidModel(f"{path} cannot be read as an ONNX model: {error}") from error
+    model = parsed(data, str(path))
+    outside = list(external_tensors(model))
+    if not outside:
+        return data
+    for tensor in outside:
+        _check_location(tensor, path.parent)
+    try:
+        load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValueError, ValidationError) as error:
+        raise InvalidModel(f"the weights beside {path} cannot be read: {error}") from error
+    return serialised(model)
+
+
+def _check_location(tensor: TensorProto, folder: Path) -> None:
+    location = next((each.value for each in tensor.external_data if each.key == "location"), "")
+    climbs = ".." in PurePosixPath(location).parts or ".." in PureWindowsPath(location).parts
+    absolute = PurePosixPath(location).is_absolute() or PureWindowsPath(location).is_absolute()
+    if climbs or absolute or not (folder / location).resolve().is_relative_to(folder.resolve()):
         raise InvalidModel(
-            f"probabilities are not negative and sum to 1 in every row; those of {signature.output_name!r} do not. "
-            "Say --output-kind logits."
+            f"weights in other files must lie in the model's own folder; {tensor.name!r} points to {location!r}."
         )
-    return images, np.log(np.maximum(result, FLOOR))
-
-
-def checked_difference(network: bytes, images: UInt8Array, expected: FloatArray) -> float:
-    """Largest difference between the wrapped graph's logits, all images in one batch, and the expected ones; a share of
-    the largest logit where that is above 1.
-
-    Raises: InvalidModel above 1e-4.
-    """
-    largest = float(np.abs(RawLogits(expected).values).max())
-    difference = onnx_graph.centred_difference(network, images, expected) / max(1.0, largest)
-    if not difference <= MAX_DIFFERENCE:
-        raise InvalidModel(
-            f"the wrapped graph must give the original's logits to {MAX_DIFFERENCE:g}; on the same images they differ "
-            f"by {difference:g}. Nothing was written. If it was exported for one image, give it a dynamic batch axis."
-        )
-    return difference
-
-
-def _ledger(trained_with: TrainedWith, class_counts: ArrayLike, logits: LogitSet | None) -> Ledger:
-    if trained_with != "unknown":
-        return Ledger.by_rule(trained_with, class_counts)
-    if logits is None:
-        raise UnknownTrainingRule(
-            "class counts alone do not tell what a classifier trained in an unknown way implies. Give --logits with "
-            "labelled held-out logits, so that it can be measured."
-        )
-    return Ledger.measured(logits, class_counts)
-
-
-def _check_classes(num_classes: int, ledger: Ledger, logits: LogitSet | None) -> None:
-    found = {"class counts": ledger.class_counts.size} | ({} if logits is None else {"logits": logits.num_classes})
-    for what, count in found.items():
-        if count != num_classes:
-            raise ShapeMismatch(f"{what} must cover the {num_classes} class names; got {count}.")
+    if not (folder / location).is_file():
+        raise InvalidModel(f"the weights {tensor.name!r} should lie in {location!r} beside the model; it is missing.")

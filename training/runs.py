@@ -14,11 +14,13 @@ from models.calibration.manifest import InputSize, Manifest, calibration_to_json
 from models.calibration.marc_paper import METHOD as MARC_PAPER
 from models.calibration.marc_paper import fit_paper
 from models.calibration.metrics import Metrics, evaluate
+from models.calibration.packing import pack_logits
 from models.calibration.prior import Ledger
 from models.calibration.types import Calibration, ClassPrior, FitReport, LogitSet
 from models.networks.classifier import Classifier, folded
+from models.onnx_graph.versions import package_versions
 from training import checkpoint
-from training.bundle import OutputExists, pack_logits, package_versions, write_bundle
+from training.bundle import OutputExists, write_bundle
 from training.collect import collect, collect_augmented, logits_and_strengths, pixels_of, some_images
 from training.config import InvalidConfig, TrainConfig, config_for
 from training.data import DataSplits, ImageFiles, load

@@ -81,7 +81,7 @@ def read_frequencies(
     if format is not None and format not in FORMATS:
         refuse(f"a format is one of {', '.join(FORMATS)}; got {format!r}. Leave it out to have it detected.")
     parsed = parse(io.BytesIO(data) if isinstance(data, bytes) else data, class_names, format)
-    values, matched_by = values_by_class(parsed, class_names, missing)
+    values, matched_by = values_by_class(parsed, class_names, missing, may_be_zero=role == "target")
     _check_entries(parsed, values, class_names, role, zeros)
     parsed.problems.raise_if_any()
     whole = bool((values == np.round(values)).all())

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from models.calibration.errors import CalibrationError, InvalidManifest
+from models.calibration.frequency.entries import normal
 from models.calibration.marc import checked_row_norms
 from models.calibration.prior import SOURCES, TRAINED_WITH, Ledger, checked_counts
 from models.calibration.types import Calibration, ClassPrior, FloatArray, frozen
@@ -119,7 +120,8 @@ class Manifest:
 
 
 def check_class_names(class_names: tuple[str, ...]) -> None:
-    """Raises: InvalidManifest unless there are at least two names, each a text, none empty, none twice."""
+    """Raises: InvalidManifest unless there are at least two names, each a text, none empty, no two the same when
+    trimmed and normalised (NFC), the form in which files are matched to them."""
     if len(class_names) < 2:
         raise InvalidManifest(f"a classifier has at least two classes; got {len(class_names)}.")
     wrong = next((name for name in class_names if not isinstance(name, str) or not name.strip()), None)
@@ -128,6 +130,13 @@ def check_class_names(class_names: tuple[str, ...]) -> None:
     if len(set(class_names)) != len(class_names):
         twice = next(name for name in class_names if class_names.count(name) > 1)
         raise InvalidManifest(f"class names differ from each other; {twice!r} stands twice.")
+    seen: dict[str, str] = {}
+    for name in class_names:
+        if (other := seen.setdefault(normal(name), name)) != name:
+            raise InvalidManifest(
+                "class names differ after trimming and Unicode normalisation (NFC), because files are matched to them "
+                f"so; {other!a} and {name!a} are the same then. Rename one."
+            )
 
 
 def calibration_to_json(calibration: Calibration) -> dict[str, Any]:

@@ -10,7 +10,9 @@ import typer
 
 from models.calibration.errors import CalibrationError, LeakedSplit
 from models.calibration.frequencies import read_frequencies
-from models.calibration.types import Calibration, FloatArray, LogitSet
+from models.calibration.types import Calibration, LogitSet
+from models.onnx_graph.answers import OutputKind, as_logits
+from service.class_names import read_class_names
 from service.cli.terminal import console, figures_table, say
 
 Run = Annotated[Path, typer.Argument(help="The run folder that `equipoise train` wrote.", show_default=False)]
@@ -21,14 +23,13 @@ class MissingExtra(CalibrationError):
 
 
 def load_training(module: str) -> Any:
-    """A module of `training`, imported late because it needs torch or onnx. Raises: MissingExtra."""
+    """A module of `training`, imported late because it needs torch, or is slow to load. Raises: MissingExtra."""
     try:
         return importlib.import_module(f"training.{module}")
     except ModuleNotFoundError as error:
-        extra = "onnx" if module == "onnx_import" else "train"
         raise MissingExtra(
             f"this command needs the package {error.name!r}, which serving does without. "
-            f"Install the extra: pip install 'equipoise[{extra}]'."
+            "Install the extra: pip install 'equipoise[train]'."
         ) from error
 
 
@@ -116,12 +117,10 @@ def import_model(
     output_name: Annotated[
         str | None, typer.Option("--output", help="Name of the graph's output.", show_default="the only one")
     ] = None,
-    output_kind: Annotated[
-        Literal["logits", "probabilities"], typer.Option(help="What the output and --logits hold.")
-    ] = "logits",
+    output_kind: Annotated[OutputKind, typer.Option(help="What the output and --logits hold.")] = "logits",
 ) -> None:
     """Turn any ONNX classifier, or just its logits, into a bundle."""
-    class_names = [line.strip() for line in _read(classes).decode().splitlines() if line.strip()]
+    class_names = read_class_names(_read(classes))
     frequencies = read_frequencies(_read(counts), class_names, role="training")
     manifest = load_training("onnx_import").import_onnx(
         model,
@@ -130,7 +129,7 @@ def import_model(
         class_names=class_names,
         class_counts=frequencies.counts,
         trained_with=trained_with,
-        logits=None if logits is None else _labelled_logits(logits, probabilities=output_kind == "probabilities"),
+        logits=None if logits is None else _labelled_logits(logits, output_kind),
         layout=layout,
         size=None if size is None else _numbers(size, "--size", "x", int, 2),
         mean=_numbers(mean, "--mean", ",", float, 3),
@@ -157,15 +156,14 @@ def _read(path: Path) -> bytes:
         raise CalibrationError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _labelled_logits(path: Path, *, probabilities: bool) -> LogitSet:
+def _labelled_logits(path: Path, kind: OutputKind) -> LogitSet:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             logits, labels = arrays["logits"], arrays["labels"]
             split = str(arrays["split"]) if "split" in arrays else "calibration"
     except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise CalibrationError(f"{path} must be an .npz with logits (N, C) and labels (N,): {error}.") from error
-    if logits.ndim == 2 and logits.size and logits.dtype.kind in "iuf":
-        logits = _as_logits(logits.astype(np.float64), path.name, probabilities)
+    logits = as_logits(logits, path.name, kind)
     return LogitSet(logits=logits, labels=labels, split=_held_out(split, path), drawn=f"given at import ({path.name})")
 
 
@@ -174,24 +172,6 @@ def _held_out(split: str, path: Path) -> Literal["calibration"]:
     if split == "train":
         raise LeakedSplit(f"{path.name} holds training logits, which the network has seen. Give held-out ones.")
     return "calibration"
-
-
-def _as_logits(rows: FloatArray, source: str, probabilities: bool) -> FloatArray:
-    """Rows that are what they are said to be, as logits. Raises: CalibrationError for a mix-up."""
-    furthest = np.abs(rows.sum(axis=1) - 1).max() if (rows >= 0).all() else np.inf
-    if probabilities:
-        if furthest > 1e-2:
-            raise CalibrationError(
-                f"probabilities are not negative and sum to 1 in every row; those of {source} do not. "
-                "Say --output-kind logits."
-            )
-        return np.asarray(np.log(np.maximum(rows, load_training("onnx_import").FLOOR)))
-    if furthest < 1e-3:
-        raise CalibrationError(
-            f"the rows of {source} are not negative and sum to 1: they are probabilities, whose logarithms are the "
-            "logits. Say --output-kind probabilities."
-        )
-    return rows
 
 
 def _numbers(text: str, option: str, separator: str, kind: type, count: int) -> tuple[Any, ...]:

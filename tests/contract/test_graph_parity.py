@@ -8,8 +8,8 @@ import torch
 
 from models.calibration.types import Calibration, ClassPrior, RawLogits
 from models.networks.classifier import Architecture, Classifier
+from models.onnx_graph.graph import session
 from training.export import to_onnx
-from training.onnx_graph import session
 
 CLASSES = 7
 TOLERANCE = 1e-5  # of scores: the graph calculates in float32, NumPy in float64

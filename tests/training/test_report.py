@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from models.calibration.errors import CalibrationError
-from training.bundle import pack_logits
+from models.calibration.packing import pack_logits
 from training.report import report_runs, to_html, write_report
 from training.run_folder import IncompleteRun, read_run
 

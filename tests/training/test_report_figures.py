@@ -10,9 +10,9 @@ import pytest
 from models.calibration import metrics_detail
 from models.calibration.errors import CalibrationError
 from models.calibration.marc_paper import published_scores
+from models.calibration.packing import pack_logits
 from models.calibration.types import ClassPrior
 from training import runs
-from training.bundle import pack_logits
 from training.report import report_runs
 from training.run_folder import IncompleteRun, read_calibration, read_run
 

@@ -15,9 +15,12 @@ Missing = Literal["error", "zero"]
 _COMPARISONS = 20_000  # names compared to find the nearest: about a second
 
 
-def values_by_class(parsed: Parsed, class_names: Sequence[str], missing: Missing) -> tuple[FloatArray, MatchedBy]:
+def values_by_class(
+    parsed: Parsed, class_names: Sequence[str], missing: Missing, *, may_be_zero: bool
+) -> tuple[FloatArray, MatchedBy]:
     """Values `(C,)` in class order, NaN where a value was refused, and how classes were matched.
 
+    Args: may_be_zero, whether 0 is a way out for a class that the file does not name.
     Adds what is wrong to the problems and warnings of `parsed`.
     """
     names = _Names(class_names)
@@ -45,7 +48,7 @@ def values_by_class(parsed: Parsed, class_names: Sequence[str], missing: Missing
         rule = f"a list has one number for each of the {len(class_names)} classes, in class order"
         parsed.problems.add(None, f"{rule}; got {len(parsed.entries)}.")
     elif absent:
-        _absent(parsed, [class_names[index] for index in absent], missing, len(class_names))
+        _absent(parsed, [class_names[index] for index in absent], len(class_names), missing, may_be_zero)
         if missing == "zero":
             values[absent] = 0.0
     if repeated:
@@ -169,12 +172,14 @@ def _twice(parsed: Parsed, earlier: Entry, entry: Entry, name: str) -> None:
     parsed.problems.add(entry.line, f"class {name!r} stands twice with different values{where}. Keep one.")
 
 
-def _absent(parsed: Parsed, absent: Sequence[str], missing: Missing, num_classes: int) -> None:
+def _absent(parsed: Parsed, absent: Sequence[str], num_classes: int, missing: Missing, may_be_zero: bool) -> None:
     what = f"{len(absent)} of {num_classes} classes are missing: {shown(absent)}."
     if missing == "zero":
         parsed.warnings.append(f"{what} They were read as 0.")
-    else:
-        way_out = "Say missing=zero if it has none."
-        if parsed.format in ("csv", "json"):
-            way_out = "Write 0 for a class without any, or say missing=zero."
-        parsed.problems.add(None, f"{what} {way_out}")
+        return
+    way_out = "Say missing=zero if it has none."
+    if not may_be_zero:
+        way_out = "Every class needs at least one training example."
+    elif parsed.format in ("csv", "json"):
+        way_out = "Write 0 for a class without any, or say missing=zero."
+    parsed.problems.add(None, f"{what} {way_out}")

@@ -26,7 +26,7 @@ class TestWhatIsRefused:
         assert [each.split(";")[0] for each in found] == [
             "line 2: class 'dog': a training count is a whole number of examples",
             "line 3: the model has no class 'cow'.",
-            "1 of 3 classes are missing: 'snow leopard'. Write 0 for a class without any, or say missing=zero.",
+            "1 of 3 classes are missing: 'snow leopard'. Every class needs at least one training example.",
             "every class needs at least one training example",
         ]
 

@@ -49,6 +49,8 @@ def test_a_logits_only_model_has_no_input():
         (broken(format_version=2), "format version 1; got 2"),
         (broken(class_names=["tit", "owl"]), "cover the 2 classes; got 3"),
         (broken(class_names=["tit", "owl", "tit"]), "'tit' stands twice"),
+        (broken(class_names=["tit", "owl", "tit "]), "NFC.*'tit' and 'tit ' are the same"),
+        (broken(class_names=["caf\u00e9", "owl", "cafe\u0301"]), r"'caf\\xe9' and 'cafe\\u0301' are the same"),
         (broken(class_names=["tit", "owl", " "]), "none of them empty"),
         (broken(class_names=["tit", "owl", 3]), "texts"),
         (broken(input={"height": 0, "width": 3}), "at least 1 x 1"),

@@ -181,7 +181,7 @@ class TestImport:
     def test_of_an_unknown_training_needs_labelled_logits(self, equipoise, files, tmp_path):
         ran = equipoise("import", *files, "--trained-with", "unknown", "--out", tmp_path / "bundle")
         assert ran.code == 1
-        assert "Give --logits" in ran.err.replace("\n", " ")
+        assert "Give the option logits" in ran.err.replace("\n", " ")
         labels = np.arange(30) % 3
         np.savez(tmp_path / "labelled.npz", logits=np.eye(3)[labels] * 3, labels=labels)
         logits = ["--logits", tmp_path / "labelled.npz"]
@@ -195,7 +195,7 @@ class TestImport:
         options = ["--logits", tmp_path / "labelled.npz", "--trained-with", "balanced-sampling"]
         ran = equipoise("import", *files, *options, "--out", tmp_path / "bundle")
         assert ran.code == 1
-        assert "--output-kind probabilities" in ran.err.replace("\n", " ")
+        assert "Say output_kind=probabilities" in ran.err.replace("\n", " ")
         said = equipoise("import", *files, *options, "--out", tmp_path / "said", "--output-kind", "probabilities")
         np.savez(tmp_path / "labelled.npz", logits=logits, labels=labels)
         as_logits = equipoise("import", *files, *options, "--out", tmp_path / "logits")

@@ -1,4 +1,5 @@
-"""The standard graph of a bundle, made by editing ONNX. No torch here: `equipoise import` does without it.
+"""The standard graph of a bundle, made by editing ONNX. No torch here: import and export of bundles in the service do
+without it.
 
     images uint8 (N, H, W, 3) -> network -> z -> logits = z - row mean
     scores = softmax(scale * logits + offset + log_prior)
@@ -17,9 +18,10 @@ from google.protobuf.message import EncodeError
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from models.calibration.errors import CalibrationError
-from models.calibration.types import Calibration, FloatArray, RawLogits
+from models.calibration.errors import ShapeMismatch
+from models.calibration.types import Calibration, ClassPrior, FloatArray, RawLogits
 from models.images import UInt8Array
+from models.onnx_graph.errors import InvalidModel
 
 IMAGES, LOGITS, SCORES = "images", "logits", "scores"
 SCALE, OFFSET, LOG_PRIOR = "scale", "offset", "log_prior"
@@ -28,10 +30,6 @@ _PREFIX = "equipoise/"  # of the names that this module makes up
 _RESERVED = frozenset((IMAGES, LOGITS, SCORES, SCALE, OFFSET, LOG_PRIOR))
 _AXES_BECAME_AN_INPUT = 18  # the opset in which ReduceMean changed
 _MIN_IR = 4
-
-
-class InvalidModel(CalibrationError):
-    """An ONNX graph that cannot be brought into the standard form, or that changes on the way."""
 
 
 def standardise(network: ModelProto, raw: str, calibration: Calibration) -> bytes:
@@ -66,14 +64,26 @@ def standardise(network: ModelProto, raw: str, calibration: Calibration) -> byte
     return serialised(model)
 
 
-def overridable(calibration: Calibration) -> dict[str, tuple[int | str, NDArray[np.float32]]]:
-    """Declared rows and default `(1, C)` of each overridable initialiser. The default target is uniform: log_prior is
-    -log r, shifted so that it is exactly 0 where r is uniform."""
+def overridable(
+    calibration: Calibration, target: ClassPrior | None = None
+) -> dict[str, tuple[int | str, NDArray[np.float32]]]:
+    """Declared rows and default `(1, C)` of each overridable initialiser.
+
+    log_prior is log target - log r, shifted so that it is exactly 0 where both are uniform, and minus infinity for a
+    class that cannot occur: its softmax is exactly 0.
+
+    Args: target, uniform if None. Raises: ShapeMismatch when it has another number of classes.
+    """
+    if target is not None and target.num_classes != calibration.num_classes:
+        raise ShapeMismatch(
+            f"the target prior must have {calibration.num_classes} classes as the model has; got {target.num_classes}."
+        )
     log_r = calibration.implied_prior.log_probs
+    log_target = 0.0 if target is None else target.log_probs - target.log_probs.max()
     defaults: dict[str, tuple[int | str, FloatArray]] = {
         SCALE: (1, calibration.scale),
         OFFSET: (1, calibration.offset),
-        LOG_PRIOR: (PRIOR_ROWS, log_r.mean() - log_r),
+        LOG_PRIOR: (PRIOR_ROWS, log_target + (log_r.mean() - log_r)),
     }
     return {name: (rows, values.astype(np.float32)[None]) for name, (rows, values) in defaults.items()}
 
