@@ -44,6 +44,15 @@ class NotEnoughData(CalibrationError):
     """Too few labelled examples for what was asked."""
 
 
+class InvalidCalibrationSet(CalibrationError):
+    """An uploaded file of labelled examples that was refused, with what is wrong in it."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__(f"{count} in the file of labelled examples, nothing applied: {'; '.join(self.problems)}")
+
+
 class FitFailed(CalibrationError):
     """The optimiser stopped without reaching a minimum; the message carries its reason."""
 

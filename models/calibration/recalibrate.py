@@ -1,7 +1,7 @@
 """What an uploaded class-frequency file does to a live model, and how much it changes: before and after, measured."""
 
-from collections import Counter
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from models.calibration.choose import METHODS, choose, fit_named, num_folds, out_of_fold, was_chosen, with_warnings
+from models.calibration.difference import centred, finite, flips, log_weights, most_moved
 from models.calibration.errors import FitFailed, NotEnoughData
 from models.calibration.frequencies import Frequencies
 from models.calibration.marc_paper import METHOD as MARC_PAPER
@@ -20,7 +21,6 @@ from models.calibration.types import Calibration, ClassPrior, DebiasedLogits, Fl
 
 RESTORES_BIAS_BELOW = 0.02  # total variation between a target and the training law
 SMALL_GROUP = 20  # labelled examples of a group under which its figures say little
-SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -95,6 +95,26 @@ def _fitted_on(calibration: Calibration, calibration_set: LogitSet | None) -> bo
     )
 
 
+class OutOfFold:
+    """Debiased logits of a calibration set, each example's by a fit that did not see it, and how many folds they come
+    from: 0 where no fit is repeated. The last ones are kept: a target prior changes none of them, and fits take long.
+    """
+
+    def __init__(self, *, kept: int = 2) -> None:
+        self._kept = kept
+        self._known: dict[bytes, tuple[DebiasedLogits, int]] = {}
+
+    def __call__(
+        self, deployment: Deployment, calibration_set: LogitSet, row_norms: ArrayLike | None
+    ) -> tuple[DebiasedLogits, int]:
+        key = _digest(deployment, calibration_set, row_norms)
+        found = self._known.pop(key, None) or _out_of_fold(deployment, calibration_set, row_norms)
+        self._known[key] = found
+        while len(self._known) > self._kept:
+            del self._known[next(iter(self._known))]
+        return found
+
+
 def compare(
     before: Deployment,
     after: Deployment,
@@ -102,32 +122,31 @@ def compare(
     class_names: Sequence[str],
     calibration_set: LogitSet | None,
     row_norms: ArrayLike | None = None,
+    measure: OutOfFold | None = None,
 ) -> dict[str, Any]:
     """A JSON-ready report of what changes from one deployment to the other.
 
     The metrics of both are weighted to the *new* target prior, on the stored calibration set; where a calibration was
-    fitted on that set, every example is scored by a fit that did not see it.
+    fitted on that set, every example is scored by a fit that did not see it. `measure` is given by callers that compare
+    often.
     """
     with np.errstate(invalid="ignore"):  # a class that was impossible and is: NaN, shown as null
-        shift = _log_weights(after) - _log_weights(before)
-    shift -= shift[np.isfinite(shift)].mean() if np.isfinite(shift).any() else 0.0
-    order = np.argsort(-np.nan_to_num(shift, neginf=-1e9, posinf=1e9), kind="stable")
-    measured, flips = _measure(before, after, class_names, calibration_set, row_norms)
+        shift = centred(_log_weights(after) - _log_weights(before))
+    measured, flipped = _measure(
+        before, after, class_names, calibration_set, row_norms, _out_of_fold if measure is None else measure
+    )
     return {
         "prior": _describe_prior(after),
         "classes": _classes(before, after, class_names, shift),
-        "raised_most": [_moved(class_names, shift, index) for index in order[:SHOWN] if shift[index] > 0],
-        "lowered_most": [_moved(class_names, shift, index) for index in order[::-1][:SHOWN] if shift[index] < 0],
+        **most_moved(shift, class_names),
         "metrics": measured,
-        "flips": flips,
+        "flips": flipped,
         "warnings": _warnings(before, after, class_names, measured),
     }
 
 
 def _log_weights(deployment: Deployment) -> FloatArray:
-    """What is added to `scale * z~`, `(C,)`: minus infinity for a class that cannot occur."""
-    calibration = deployment.calibration
-    return np.asarray(calibration.offset + deployment.prior.log_probs - calibration.implied_prior.log_probs)
+    return log_weights(deployment.calibration, deployment.prior)
 
 
 def _describe_prior(after: Deployment) -> dict[str, Any]:
@@ -156,17 +175,9 @@ def _classes(
         "shift_nats": shift,
     }
     return [
-        {"class": name} | {key: _finite(values[index]) for key, values in columns.items()}
+        {"class": name} | {key: finite(values[index]) for key, values in columns.items()}
         for index, name in enumerate(class_names)
     ]
-
-
-def _moved(class_names: Sequence[str], shift: FloatArray, index: int) -> dict[str, Any]:
-    return {"class": class_names[index], "shift_nats": _finite(shift[index])}
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def _measure(
@@ -175,14 +186,15 @@ def _measure(
     class_names: Sequence[str],
     calibration_set: LogitSet | None,
     row_norms: ArrayLike | None,
+    out_of_fold_logits: Callable[[Deployment, LogitSet, ArrayLike | None], tuple[DebiasedLogits, int]],
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """Metrics before and after, and the decisions that flip; None where there is nothing to measure on."""
     if calibration_set is None or not calibration_set.labels.size:
         return None, None
-    debiased, folds = _out_of_fold(after, calibration_set, row_norms)
+    debiased, folds = out_of_fold_logits(after, calibration_set, row_norms)
     former = debiased
     if before.calibration is not after.calibration or before.ledger is not after.ledger:
-        former, _ = _out_of_fold(before, calibration_set, row_norms)
+        former, _ = out_of_fold_logits(before, calibration_set, row_norms)
     adjusted = [former.adjust(before.prior), debiased.adjust(after.prior)]
     results = [
         asdict(evaluate(each, calibration_set.labels, class_counts=after.ledger.class_counts, target=after.prior))
@@ -195,15 +207,37 @@ def _measure(
         "out_of_fold": folds,
     }
     results[0].pop("items")
-    return {"sample": sample, "before": results[0], "after": results[1]}, _flips(
+    return {"sample": sample, "before": results[0], "after": results[1]}, flips(
         adjusted[0].values, adjusted[1].values, class_names
     )
+
+
+def _digest(deployment: Deployment, calibration_set: LogitSet, row_norms: ArrayLike | None) -> bytes:
+    """Of everything that the debiased logits of a set depend on."""
+    calibration, ledger = deployment.calibration, deployment.ledger
+    told = (calibration.method, bool(calibration.provenance.get("num_items")), ledger.trained_with, ledger.source)
+    digest = hashlib.sha256(repr((told, ledger.tau)).encode())
+    arrays = (
+        calibration.scale,
+        calibration.offset,
+        calibration.implied_prior.log_probs,
+        ledger.implied_prior.log_probs,
+        ledger.class_counts,
+        np.zeros(0) if ledger.loss_counts is None else ledger.loss_counts,
+        np.zeros(0) if ledger.rates is None else ledger.rates,
+        np.zeros(0) if row_norms is None else np.asarray(row_norms),
+        calibration_set.labels,
+        calibration_set.logits,
+    )
+    for array in arrays:
+        digest.update(str(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.digest()
 
 
 def _out_of_fold(
     deployment: Deployment, calibration_set: LogitSet, row_norms: ArrayLike | None
 ) -> tuple[DebiasedLogits, int]:
-    """Debiased logits of the calibration set, and how many folds they come from: 0 where no fit is repeated."""
     calibration = deployment.calibration
     if _fitted_on(calibration, calibration_set):
         # A fold may leave too little for a fit that all examples together allow: that must not stop a change.
@@ -211,18 +245,6 @@ def _out_of_fold(
             fit = fit_named(calibration.method, row_norms)
             return out_of_fold(fit, calibration_set, deployment.ledger), num_folds(calibration_set)
     return calibration.debias(calibration_set.raw), 0
-
-
-def _flips(before: FloatArray, after: FloatArray, class_names: Sequence[str]) -> dict[str, Any]:
-    pairs = list(zip(before.argmax(axis=1).tolist(), after.argmax(axis=1).tolist(), strict=True))
-    flipped = Counter(pair for pair in pairs if pair[0] != pair[1])
-    return {
-        "share": sum(flipped.values()) / len(pairs),
-        "most_frequent": [
-            {"from": class_names[old], "to": class_names[new], "items": times}
-            for (old, new), times in flipped.most_common(SHOWN)
-        ],
-    }
 
 
 def _warnings(

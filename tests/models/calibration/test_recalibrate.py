@@ -10,7 +10,7 @@ from models.calibration.errors import UnknownTrainingRule
 from models.calibration.frequencies import read_frequencies
 from models.calibration.marc_paper import PaperFit, fit_paper
 from models.calibration.prior import Ledger
-from models.calibration.recalibrate import Deployment, compare, with_target, with_training_counts
+from models.calibration.recalibrate import Deployment, OutOfFold, compare, with_target, with_training_counts
 from models.calibration.temperature import closed_form_without_data
 from models.calibration.types import Calibration, ClassPrior, softmax
 
@@ -219,3 +219,38 @@ class TestTrainingCounts:
         )
         with pytest.raises(UnknownTrainingRule):
             with_training_counts(measured, frequencies([6] * 10, "training"), sample.logit_set)
+
+
+class TestOutOfFold:
+    @pytest.mark.parametrize("values", [[1, 1, 1, 1, 1, 1, 1, 20, 20, 20], [3, 1, 4, 1, 5, 9, 2, 6, 5, 3]])
+    def test_kept_logits_change_no_figure(self, simulate, values):
+        sample = simulate()
+        before, keeping = live(sample), OutOfFold()
+        after = with_target(before, frequencies(values))
+        options = {"class_names": NAMES, "calibration_set": sample.logit_set}
+        first = compare(before, after, measure=keeping, **options)
+        assert first == compare(before, after, measure=keeping, **options) == compare(before, after, **options)
+
+    def test_are_kept_for_what_they_depend_on_and_for_nothing_else(self, simulate):
+        sample, other = simulate(), simulate(seed=1)
+        deployment, keeping = live(sample), OutOfFold(kept=9)
+        debiased, folds = keeping(deployment, sample.logit_set, None)
+        target = with_target(deployment, frequencies([1, 2, 3, 4, 5, 6, 7, 8, 9, 10]))
+        assert keeping(target, sample.logit_set, None)[0] is debiased
+        assert folds > 1
+        counted = sample.ledger.with_class_counts([9, 8, 7, 6, 5, 4, 3, 2, 1, 1])
+        named = live(sample, "bcts" if deployment.calibration.method == "closed-form" else "closed-form")
+        for different in (
+            keeping(named, sample.logit_set, None),
+            keeping(deployment, other.logit_set, None),
+            keeping(replace(deployment, ledger=counted), sample.logit_set, None),
+            keeping(deployment, sample.logit_set, np.arange(1.0, 11.0)),
+        ):
+            assert different[0] is not debiased
+
+    def test_keep_only_the_last(self, simulate):
+        sample = simulate()
+        keeping = OutOfFold(kept=1)
+        first = keeping(live(sample), sample.logit_set, None)[0]
+        keeping(live(sample, "marc"), sample.logit_set, None)
+        assert keeping(live(sample), sample.logit_set, None)[0] is not first
