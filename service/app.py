@@ -1,30 +1,40 @@
 """The application: state is built here and not when a server starts, so that it can be tried without one."""
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 
 from service import errors
-from service.api import catalog, health, recalibration, scores
+from service.api import catalog, health, history, imports, jobs, priors, recalibration, scores, versions
 from service.api.cross_site import RefuseCrossSite
+from service.api.document import Documented, operation_id
 from service.bundle import read_bundle
-from service.catalog import Catalog
-from service.errors import CannotStart, InternalError, InvalidRequest, StorageUnavailable, problem_response
+from service.catalog import AlreadyRegistered, Catalog
+from service.errors import CannotStart, InternalError, problem_response
+from service.follow import Follower
+from service.runtime.networks import Networks
 from service.settings import Settings
 from service.store.artifacts import ArtifactStore
 from service.store.database import Database
+from service.store.jobs import Jobs
+from service.store.keeping import clear_left_overs
+from service.worker_process import WorkerProcess
 
 DESCRIPTION = """
 Debiased class scores for classifiers trained on long-tailed data, adjusted to the class prior of the place where they
 run. Errors are RFC 9457 problem documents; every change of a model is a revision that can be undone, and its ETag
-guards against changes by somebody else.
+guards against changes by somebody else. Uploads are jobs: an answer that takes longer than a moment is 202 with the job
+to follow.
 """
 TAGS = [
     {"name": "scores", "description": "Images or logits in, debiased scores out."},
-    {"name": "recalibration", "description": "Class-frequency files, calibrations, priors, undo."},
-    {"name": "catalog", "description": "Models and their versions."},
+    {"name": "recalibration", "description": "Class-frequency files, labelled examples, calibrations, history, undo."},
+    {"name": "priors", "description": "Named class laws of the places where a model runs."},
+    {"name": "catalog", "description": "Models, their versions and aliases."},
+    {"name": "jobs", "description": "Uploads that take longer than a moment."},
     {"name": "health", "description": "Liveness and readiness."},
 ]
 
@@ -32,37 +42,54 @@ TAGS = [
 def create_app(settings: Settings, bundles: Sequence[Path] = ()) -> FastAPI:
     """The service with all registered models loaded, and the given bundles registered.
 
+    Following other processes and working on jobs begin with the server, not here.
     Raises: CannotStart when the state cannot be opened, InvalidBundle for a bundle that is not sound.
     """
     state = open_catalog(settings)
+    networks = Networks(state.artifacts.get, limit_bytes=settings.model_memory_bytes, threads=settings.model_threads)
+    follower = Follower(state, networks)
     try:
         for path in bundles:
-            state.register(read_bundle(path))
-        state.load()
+            with suppress(AlreadyRegistered):
+                state.register(read_bundle(path), prepare=follower.prepare)
+        follower.load()
     except BaseException:
         state.close()
         raise
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
-        yield
-        state.close()
-
-    app = FastAPI(
+    app = Documented(
         title="Equipoise",
         version="1",
         description=DESCRIPTION,
         openapi_tags=TAGS,
-        lifespan=lifespan,
-        responses=problem_response(InvalidRequest, StorageUnavailable, InternalError),
+        lifespan=_lifespan,
+        generate_unique_id_function=operation_id,
+        responses=problem_response(InternalError),
     )
     app.state.settings = settings
     app.state.catalog = state
+    app.state.follower = follower
+    app.state.jobs = Jobs(state.database)
+    app.state.workers = [WorkerProcess(settings) for _ in range(settings.workers)]
     errors.install(app)
     app.add_middleware(RefuseCrossSite)
-    for module in (scores, recalibration, catalog, health):
+    for module in (scores, recalibration, history, priors, catalog, versions, imports, jobs, health):
         app.include_router(module.router)
     return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+    state = app.state
+    try:
+        state.follower.start()
+        for worker in state.workers:
+            worker.start()
+        yield
+    finally:
+        for worker in state.workers:
+            await run_in_threadpool(worker.stop)
+        state.follower.stop()
+        state.catalog.close()
 
 
 def open_catalog(settings: Settings) -> Catalog:
@@ -74,5 +101,7 @@ def open_catalog(settings: Settings) -> Catalog:
             f"the state folder {settings.state_dir} cannot be made: {error.strerror}. Set EQUIPOISE_STATE_DIR to a "
             "folder that can be written."
         ) from error
-    artifacts = ArtifactStore(settings.resolved_artifacts_url)
-    return Catalog(Database(settings.resolved_database_url), artifacts, model_threads=settings.model_threads)
+    clear_left_overs(settings.state_dir)
+    cache = settings.state_dir.absolute() / "cache"
+    artifacts = ArtifactStore(settings.resolved_artifacts_url, cache, settings.cache_bytes)
+    return Catalog(Database(settings.resolved_database_url), artifacts)

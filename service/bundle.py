@@ -7,7 +7,8 @@ import io
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import cast, get_args
 
@@ -16,8 +17,12 @@ import orjson
 
 from models.calibration.errors import CalibrationError
 from models.calibration.manifest import CALIBRATION_SET_FILE, MANIFEST_FILE, MODEL_FILE, Manifest
+from models.calibration.packing import pack_logits
 from models.calibration.types import LogitSet, Split
+from service.archive import TarStream
 from service.errors import InvalidBundle
+
+MAX_MEMBERS = 100  # of an archive: room for what packers add, and for nothing else
 
 ReadFile = Callable[[str], bytes | None]  # None for a file that is not there
 
@@ -35,18 +40,29 @@ class Bundle:
         return hashlib.sha256(orjson.dumps(self.manifest.to_json(), option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def read_bundle(path: Path) -> Bundle:
-    """Raises: InvalidBundle, saying what is wrong with which file."""
+def read_bundle(path: Path, name: str | None = None) -> Bundle:
+    """Args: name, what messages call it instead of its path. Raises: InvalidBundle, saying what is wrong."""
     try:
         if path.is_dir():
             return _check(_from_folder(path))
-        with tarfile.open(path, "r:") as archive:
-            return _check(_from_archive(archive))
+        with path.open("rb") as file:
+            stream = TarStream(file, largest=path.stat().st_size)
+            with stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+                return _check(_from_archive(archive))
     except (CalibrationError, tarfile.TarError, OSError) as error:
         raise InvalidBundle(
-            f"{path} is not a sound bundle: {error} A bundle is a folder with {MANIFEST_FILE}, or an uncompressed .tar "
-            "of it, as `equipoise export` and `equipoise import` write it."
+            f"{name or path} is not a sound bundle: {error} A bundle is a folder with {MANIFEST_FILE}, or an "
+            "uncompressed .tar of it, as `equipoise export` and `equipoise import` write it."
         ) from error
+
+
+def bundle_of(manifest: Manifest, model: bytes | None, calibration_set: LogitSet | None) -> Bundle:
+    """A bundle of parts that were made here; the manifest's `files` are filled in."""
+    files = {} if model is None else {MODEL_FILE: model}
+    if calibration_set is not None:
+        files[CALIBRATION_SET_FILE] = pack_logits(calibration_set)
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    return Bundle(manifest=replace(manifest, files=digests), files=files)
 
 
 def read_calibration_set(data: bytes) -> LogitSet:
@@ -109,7 +125,9 @@ def _from_folder(folder: Path) -> ReadFile:
 
 def _from_archive(archive: tarfile.TarFile) -> ReadFile:
     """Reads members in place; nothing is unpacked. The bundle is at the top, or alone in one folder."""
-    members = {str(PurePosixPath(member.name)): member for member in archive.getmembers()}
+    members = {str(PurePosixPath(member.name)): member for member in islice(archive, MAX_MEMBERS + 1)}
+    if len(members) > MAX_MEMBERS:
+        raise InvalidBundle(f"it has more than {MAX_MEMBERS} members; a bundle has three files.")
     for name, member in members.items():
         if name.startswith("/") or ".." in PurePosixPath(name).parts:
             raise InvalidBundle(f"its member {name!r} climbs out of the folder.")

@@ -9,20 +9,25 @@ from typing import Any
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from models.calibration.errors import (
     CalibrationError,
     FrequencyFileError,
     ImageTooLarge,
+    InvalidCalibrationSet,
     LeakedSplit,
     NotEnoughData,
     UnknownTrainingRule,
 )
 
 PROBLEM_JSON = "application/problem+json"
+RETRY_AFTER_SECONDS = 2
+RETRIED = (429, 503)
 
 
 class ServiceError(CalibrationError):
@@ -57,8 +62,44 @@ class UnknownCalibration(ServiceError):
     """A calibration that the model does not have."""
 
 
+class UnknownRevision(ServiceError):
+    """A revision that the model does not have, or one without what was asked for."""
+
+
 class UnknownPrior(ServiceError):
     """A prior that the model does not have."""
+
+
+class UnknownAlias(ServiceError):
+    """An alias that the model does not have."""
+
+
+class UnknownJob(ServiceError):
+    """A job that does not exist, or ended so long ago that it was forgotten."""
+
+
+class InUse(ServiceError):
+    """Something that is live or has an alias, and cannot be deleted."""
+
+
+class PreconditionRequired(ServiceError):
+    """A change that is only made when the request names the state that it means."""
+
+
+class IdempotencyKeyReused(ServiceError):
+    """An Idempotency-Key that came with another request before."""
+
+
+class TooManyJobs(ServiceError):
+    """More jobs wait than the service takes."""
+
+
+class JobEnded(ServiceError):
+    """The job was cancelled before it changed anything."""
+
+
+class JobFailed(ServiceError):
+    """The workers died on the job, several times."""
 
 
 class UnsupportedBody(ServiceError):
@@ -126,17 +167,25 @@ STATUS: Mapping[type[CalibrationError], int] = {
     UnknownVersion: 404,
     UnknownCalibration: 404,
     UnknownPrior: 404,
+    UnknownRevision: 404,
+    UnknownAlias: 404,
+    UnknownJob: 404,
     MethodNotAllowed: 405,
     NameTaken: 409,
     NothingToUndo: 409,
     ChangedSince: 409,
+    InUse: 409,
+    JobEnded: 409,
     LeakedSplit: 409,
     NotEnoughData: 409,
     UnknownTrainingRule: 409,
     BodyTooLarge: 413,
     ImageTooLarge: 413,
     UnsupportedBody: 415,
+    PreconditionRequired: 428,
+    TooManyJobs: 429,
     InternalError: 500,
+    JobFailed: 500,
     ModelNotLoaded: 503,
     NotReady: 503,
     StorageUnavailable: 503,
@@ -159,47 +208,103 @@ def problem_type(error: type[CalibrationError]) -> str:
 def problem(
     error: CalibrationError, *, errors: Sequence[Mapping[str, Any]] = (), headers: Mapping[str, str] | None = None
 ) -> Response:
-    """The problem document of an error. `title` belongs to the type and `detail` to this occurrence."""
-    status = status_of(type(error))
+    """The answer that tells an error."""
+    return answer_of(problem_document(error, errors=errors), headers=headers)
+
+
+def answer_of(document: Mapping[str, Any], *, headers: Mapping[str, str] | None = None) -> Response:
+    """A problem document as an answer; it says when to try again where that helps."""
+    status = int(document["status"])
+    more = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in RETRIED else {}
+    if "revision" in document:
+        more["ETag"] = etag(document["revision"])
+    return Response(
+        orjson.dumps(document), status_code=status, headers={**more, **(headers or {})}, media_type=PROBLEM_JSON
+    )
+
+
+def problem_document(error: CalibrationError, *, errors: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """`title` belongs to the type and `detail` to this occurrence; `errors` is everything that is wrong."""
+    errors = errors or _all_that_is_wrong(error)
     document: dict[str, Any] = {
         "type": problem_type(type(error)),
         "title": (type(error).__doc__ or "").split("\n")[0],
-        "status": status,
-        "detail": str(error),
+        "status": status_of(type(error)),
+        "detail": _in_short(error) if isinstance(error, FrequencyFileError) else str(error),
     }
     if errors:
         document["errors"] = list(errors)
-    body = orjson.dumps(document)
-    return Response(body, status_code=status, headers=dict(headers or {}), media_type=PROBLEM_JSON)
+    if isinstance(error, ChangedSince):
+        document["revision"] = error.revision
+    return document
+
+
+def _in_short(error: FrequencyFileError) -> str:
+    """The first problem and the count: `errors` lists them all."""
+    if len(error.problems) == 1:
+        return str(error)
+    count = len(error.problems)
+    first = str(error.problems[0])
+    return f"{count} problems in the class-frequency file, nothing applied; the first of them in `errors`: {first}"
+
+
+def _all_that_is_wrong(error: CalibrationError) -> list[dict[str, Any]]:
+    if isinstance(error, FrequencyFileError):
+        return [{"line": each.line, "message": each.message} for each in error.problems]
+    if isinstance(error, InvalidCalibrationSet):
+        return [{"message": each} for each in error.problems]
+    if isinstance(error, NotReady):
+        return [{"message": each} for each in error.missing]
+    return []
 
 
 def problem_response(*errors: type[CalibrationError]) -> dict[int | str, dict[str, Any]]:
     """What the OpenAPI page says of the problems that a route answers with."""
     by_status: dict[int | str, dict[str, Any]] = {}
-    for error in errors:
-        entry = by_status.setdefault(
-            status_of(error), {"description": "", "content": {PROBLEM_JSON: {"schema": PROBLEM_SCHEMA}}}
-        )
+    for error in dict.fromkeys(errors):
+        status = status_of(error)
+        entry = by_status.setdefault(status, {"description": "", "content": {PROBLEM_JSON: {"schema": PROBLEM_REF}}})
+        if status in RETRIED:
+            entry["headers"] = {"Retry-After": RETRY_AFTER}
+        if error is ChangedSince:
+            entry["headers"] = {"ETag": {"description": "The newest revision.", "schema": {"type": "string"}}}
         line = f"`{problem_type(error)}`: {(error.__doc__ or '').splitlines()[0]}"
         entry["description"] = f"{entry['description']}\n\n{line}".strip()
     return by_status
 
 
+RETRY_AFTER: Mapping[str, Any] = {"description": "Seconds.", "required": True, "schema": {"type": "integer"}}
+PROBLEM_REF = {"$ref": "#/components/schemas/Problem"}
 PROBLEM_SCHEMA: Mapping[str, Any] = {
     "title": "Problem",
     "description": "RFC 9457: `type` is stable, `detail` says the rule, what came, and the way out.",
     "type": "object",
     "required": ["type", "title", "status", "detail"],
     "properties": {
-        "type": {"type": "string", "examples": ["/problems/unknown-model"]},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
+        "type": {
+            "type": "string",
+            "description": "What programs decide by.",
+            "pattern": "^/problems/[a-z0-9-]+$",
+            "examples": ["/problems/unknown-model"],
+        },
+        "title": {"type": "string", "description": "The same for every problem of this type."},
+        "status": {"type": "integer", "minimum": 400, "maximum": 599},
+        "detail": {"type": "string", "description": "What went wrong this time, for people."},
         "errors": {
             "type": "array",
             "description": "Everything that is wrong, where it is more than one thing.",
-            "items": {"type": "object", "properties": {"message": {"type": "string"}}},
+            "items": {
+                "type": "object",
+                "required": ["message"],
+                "properties": {
+                    "message": {"type": "string"},
+                    "line": {"type": ["integer", "null"], "description": "Of the file, from 1."},
+                    "where": {"type": "string", "description": "Of the request.", "examples": ["query.top_k"]},
+                    "got": {"type": "string"},
+                },
+            },
         },
+        "revision": {"type": "integer", "description": "The newest, where the request spoke of an older one."},
     },
 }
 
@@ -216,12 +321,6 @@ def install(app: FastAPI) -> None:
 
 def _calibration_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, CalibrationError)
-    if isinstance(error, FrequencyFileError):
-        return problem(error, errors=[{"line": each.line, "message": each.message} for each in error.problems])
-    if isinstance(error, NotReady):
-        return problem(error, errors=[{"message": each} for each in error.missing])
-    if isinstance(error, ChangedSince):
-        return problem(error, headers={"ETag": etag(error.revision)})
     return problem(error)
 
 
@@ -232,7 +331,9 @@ def _validation_error(request: Request, error: Exception) -> Response:
         for each in error.errors()
     ]
     detail = "; ".join(f"{each['where']}: {each['message']}, got {each['got']}" for each in found)
-    return problem(InvalidRequest(f"{detail}. The routes are described at /docs."), errors=found)
+    untyped = any(isinstance(each.get("input"), bytes) for each in error.errors())  # a body that was not read as JSON
+    way_out = "Say what it is: Content-Type: application/json." if untyped else "The routes are described at /docs."
+    return problem(InvalidRequest(f"{detail}. {way_out}"), errors=found)
 
 
 def _came(error: Mapping[str, Any]) -> str:
@@ -248,8 +349,18 @@ def _http_error(request: Request, error: Exception) -> Response:
     known: dict[int, CalibrationError] = {
         404: UnknownRoute(f"there is no route {what}. The routes are described at /docs."),
         405: MethodNotAllowed(f"this address does not take {what}. The routes are described at /docs."),
+        413: BodyTooLarge(f"the body of {what} {error.detail}."),
     }
-    return problem(known.get(error.status_code, InvalidRequest(str(error.detail))), headers=error.headers)
+    headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+    return problem(known.get(error.status_code, InvalidRequest(str(error.detail))), headers=headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of all routes at this address; Starlette names those of the first one only."""
+    routes = [
+        each for each in iter_route_contexts(request.app.routes) if each.matches(request.scope)[0] is not Match.NONE
+    ]
+    return ", ".join(sorted({method for route in routes for method in route.methods or ()}))
 
 
 def _database_error(request: Request, error: Exception) -> Response:

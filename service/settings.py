@@ -5,6 +5,7 @@ from math import ceil
 from pathlib import Path
 from typing import Annotated
 
+import orjson
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL
@@ -35,6 +36,16 @@ def _quotas(cgroup: Path) -> list[int]:
         return unlimited
 
 
+def environment_of(settings: "Settings") -> dict[str, str]:
+    """The environment for a process of its own with the same settings, whose fits use one thread each."""
+    ours = {
+        f"EQUIPOISE_{name.upper()}": value if isinstance(value, str) else orjson.dumps(value, default=str).decode()
+        for name, value in settings.model_dump(exclude_none=True, mode="json").items()
+    }
+    inherited = dict(os.environ)  # noqa: TID251
+    return inherited | ours | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
 class Settings(BaseSettings):
     """Read from environment variables with the prefix `EQUIPOISE_`, or given by name."""
 
@@ -52,11 +63,29 @@ class Settings(BaseSettings):
     allow_anonymous: Annotated[
         bool, Field(description="Listen beyond the loopback address although requests carry no key.")
     ] = False
-    max_body_bytes: Annotated[int, Field(ge=1, description="Largest request body in bytes.")] = 32 << 20
+    max_body_bytes: Annotated[int, Field(ge=1, description="Largest body of a scores request in bytes.")] = 32 << 20
+    max_upload_bytes: Annotated[
+        int, Field(ge=1, description="Largest upload in bytes: bundles, networks, frequency files, labelled examples.")
+    ] = 4 << 30
     max_pixels: Annotated[int, Field(ge=1, description="Largest image in pixels.")] = MAX_PIXELS
     model_threads: Annotated[
         int, Field(ge=1, description="Runs of a network at the same time; without it, the CPU quota.")
     ] = Field(default_factory=cpu_quota)
+
+    model_memory_bytes: Annotated[
+        int, Field(ge=1, description="Networks in memory, by the size of their graphs; the least used go first.")
+    ] = 4 << 30
+    cache_bytes: Annotated[int, Field(ge=1, description="Copies of remote artifacts in the state folder.")] = 16 << 30
+    bundle_url_prefixes: Annotated[
+        tuple[str, ...],
+        Field(description='URLs under which bundles may be registered by URL, as JSON: ["s3://bucket/bundles"].'),
+    ] = ()
+    workers: Annotated[
+        int, Field(ge=0, description="Worker processes for refits; 0 where `equipoise worker` runs by itself.")
+    ] = 1
+    job_wait_seconds: Annotated[
+        float, Field(ge=0, description="How long an upload waits for its job before it answers 202.")
+    ] = 10.0
 
     @property
     def resolved_database_url(self) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from itertools import count
 
-import psycopg
 import pytest
 
 from tests import needs
@@ -12,19 +11,12 @@ _numbers = count()
 
 
 @pytest.fixture(scope="session")
-def postgres_cluster() -> Iterator[str]:
-    binaries = needs.postgres_binaries()
-    if binaries is None:
-        needs.missing("postgres", "no pg_ctl on the path or under /usr/lib/postgresql; Debian: apt install postgresql")
-    else:
-        with needs.throw_away_postgres(binaries) as url:
-            yield url
+def postgres_cluster() -> Iterator[needs.Postgres]:
+    with needs.throw_away_postgres() as server:
+        yield server
 
 
 @pytest.fixture
-def postgres_url(postgres_cluster: str) -> str:
+def postgres_url(postgres_cluster: needs.Postgres) -> str:
     """The SQLAlchemy URL of an empty PostgreSQL database."""
-    name = f"equipoise_{next(_numbers)}"
-    with psycopg.connect(postgres_cluster.format(database="postgres"), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return postgres_cluster.format(database=name)
+    return postgres_cluster.create(f"equipoise_{next(_numbers)}")

@@ -30,6 +30,7 @@ app.command("report")(training.report)
 app.command("export")(training.export)
 app.command("import")(training.import_model)
 app.command("serve")(serving.serve)
+app.command("worker")(serving.worker)
 app.command("score")(serving.score)
 app.command("demo")(serving.demo)
 

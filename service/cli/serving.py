@@ -1,5 +1,7 @@
 """Commands that use a model: serve it, score images, and the demonstration of the whole way."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +11,7 @@ from rich.table import Table
 
 from models.calibration.errors import CalibrationError
 from service.cli.terminal import console
-from service.settings import Settings
+from service.settings import Settings, environment_of
 
 
 def serve(
@@ -36,6 +38,24 @@ def serve(
     chosen: dict[str, Any] = {"host": host, "port": port, "state_dir": state_dir}
     settings = Settings(**{name: value for name, value in chosen.items() if value is not None})
     server.serve(settings, bundles or [])
+
+
+def worker(
+    state_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the database and the artifacts.", show_default="EQUIPOISE_STATE_DIR or var"),
+    ] = None,
+    line: Annotated[bool, typer.Option("--line", hidden=True, help="Standard input leads to the server.")] = False,
+    bounded: Annotated[bool, typer.Option("--bounded", hidden=True, help="The environment bounds threads.")] = False,
+) -> None:
+    """Do the jobs of a service (refits, imports) in the foreground; `equipoise serve` starts one by itself."""
+    settings = Settings() if state_dir is None else Settings(state_dir=state_dir)
+    if not (line or bounded):  # NumPy, which is loaded already, reads the bound on its threads when it is loaded
+        command = [sys.executable, "-m", "service", "worker", "--bounded"]
+        os.execve(sys.executable, command, environment_of(settings))
+    from service import worker as process
+
+    process.run(settings, line=line)
 
 
 def score(

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from models.calibration.manifest import InputSize
 from models.calibration.recalibrate import Deployment
 from models.calibration.types import ClassPrior
+from service.catalog import BUILT_IN, NONE, TRAINING, UNIFORM
 from service.errors import ModelNotLoaded, UnknownModel, UnknownPrior
 from service.runtime.onnx import LogitRunner
 
-# Priors that every model has, and the word for leaving the prior alone; no stored prior has one of these names.
-UNIFORM, TRAINING, NONE = "uniform", "training", "none"
-BUILT_IN = (UNIFORM, TRAINING, NONE)
+PRODUCTION = "production"  # the alias that every model has: of the version that is live
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LiveModel:
     """One model in one state, complete: nothing of it changes.
 
-    Args: version and calibration, their ids; prior, the name of the active one, whose law is in `deployment`;
-        stored_priors by name, those that fit these classes; runner, None for a model that takes logits only;
-        fingerprint, of the bundle that the runner was made from.
+    Args: made_at, which tells a model from a deleted one of the same name; version and calibration, their ids; prior,
+        the name of the active one, whose law is in `deployment`; stored_priors by name, those that fit these classes,
+        and the editions of all;
+        aliases, of versions; runner, None for a model that takes logits only.
     """
 
     name: str
+    made_at: str
     revision: int
     version: str
     calibration: str
@@ -34,8 +36,9 @@ class LiveModel:
     input_size: InputSize | None
     deployment: Deployment
     stored_priors: Mapping[str, ClassPrior]
+    editions: Mapping[str, int]
+    aliases: Mapping[str, int]
     runner: LogitRunner | None
-    fingerprint: str
 
     def prior_named(self, name: str) -> ClassPrior | None:
         """The law behind a name; None for `none`. Raises: UnknownPrior."""
@@ -54,6 +57,10 @@ class LiveModel:
             )
         return found
 
+    def prior_shown(self, name: str) -> dict[str, Any]:
+        """How answers name a prior: a stored one with its edition, since a name may get another meaning."""
+        return {"name": name} | ({"edition": self.editions[name]} if name in self.editions else {})
+
 
 class Registry:
     """Live models by name. Assigning an entry of a dict is atomic, so readers need no lock."""
@@ -67,8 +74,12 @@ class Registry:
         self._failed.pop(model.name, None)
 
     def fail(self, name: str, reason: str) -> None:
-        """Remember why a registered model cannot answer."""
+        """Remember why the newest state of a model is not live; what was live before answers on."""
         self._failed[name] = reason
+
+    def remove(self, name: str) -> None:
+        self._models.pop(name, None)
+        self._failed.pop(name, None)
 
     def find(self, name: str) -> LiveModel | None:
         return self._models.get(name)
@@ -88,5 +99,9 @@ class Registry:
     def missing(self) -> list[str]:
         """What keeps the service from answering for every model."""
         if not self.names():
-            return ["no model is registered: start the service with a bundle, `equipoise serve BUNDLE`"]
-        return [f"model {name}: {reason}" for name, reason in sorted(self._failed.items())]
+            return ["no model is registered: POST a bundle to /v1/models, or start with one, `equipoise serve BUNDLE`"]
+        return [f"model {name}: {why}" for name, why in sorted(self._failed.items()) if name not in self._models]
+
+    def behind(self) -> list[str]:
+        """Models that answer, but not in their newest state."""
+        return [f"model {name}: {why}" for name, why in sorted(self._failed.items()) if name in self._models]

@@ -9,7 +9,8 @@ from models.calibration.recalibrate import Deployment
 from models.calibration.types import ClassPrior
 from models.images import MAX_PIXELS
 from service.bundle import Bundle, read_bundle
-from service.runtime.live import UNIFORM, LiveModel
+from service.catalog import UNIFORM
+from service.runtime.live import LiveModel
 from service.runtime.onnx import OnnxRunner
 from service.runtime.scoring import Options, logits_of_images, score
 from service.settings import cpu_quota
@@ -45,6 +46,7 @@ def _live(bundle: Bundle) -> LiveModel:
     )
     return LiveModel(
         name=manifest.name,
+        made_at="",
         revision=0,
         version="1",
         calibration="c1",
@@ -53,6 +55,7 @@ def _live(bundle: Bundle) -> LiveModel:
         input_size=size,
         deployment=deployment,
         stored_priors={},
+        editions={},
+        aliases={},
         runner=runner,
-        fingerprint=bundle.fingerprint,
     )

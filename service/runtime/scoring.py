@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
-from models.calibration.errors import InvalidImage, InvalidLogits, InvalidPrior
+from models.calibration.errors import ImageTooLarge, InvalidImage, InvalidLogits, InvalidPrior
+from models.calibration.prior import prior_between
 from models.calibration.types import ClassPrior, DebiasedLogits, FloatArray, RawLogits, softmax
 from models.images import UInt8Array, decode_image
 from service.errors import InvalidRequest, LogitsOnly
@@ -22,9 +24,11 @@ NUMERIC = "iuf"  # dtype kinds: signed, unsigned and floating
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Options:
-    """How a client wants the answer. `prior` is a name, or numbers in class order or by class name; None the active."""
+    """How a client wants the answer. `prior` is a name, or numbers in class order or by class name; `kappa` is the law
+    n^kappa between uniform (0) and training (1). One of the two at most; without both, the active prior."""
 
     prior: str | Sequence[Any] | dict[str, Any] | None = None
+    kappa: float | None = None
     top_k: int | None = None
     explain: bool = False
 
@@ -33,13 +37,13 @@ def score(live: LiveModel, logits: FloatArray, options: Options) -> dict[str, An
     """The answer to a scores request, ready for orjson with numpy; it depends on the state and the input alone.
 
     Args: logits `(N, C)`, raw. Raises: ShapeMismatch, InvalidLogits, InvalidPrior, UnknownPrior, UnknownClass,
-        InvalidRequest for a wrong `top_k`.
+        InvalidRequest for a wrong `top_k`, or a `prior` and a `kappa`.
     """
     if options.top_k is not None and not 1 <= options.top_k <= len(live.class_names):
         raise InvalidRequest(f"top_k is 1 to {len(live.class_names)}, the number of classes; got {options.top_k}.")
     raw = RawLogits(logits)
     debiased = live.deployment.calibration.debias(raw)
-    name, prior = _prior(live, options.prior)
+    named, prior = _prior(live, options)
     scores = debiased.scores() if prior is None else debiased.adjust(prior).scores()
     results = [_result(live.class_names, row, options.top_k) for row in scores]
     if options.explain:
@@ -49,24 +53,38 @@ def score(live: LiveModel, logits: FloatArray, options: Options) -> dict[str, An
         "model": live.name,
         "version": live.version,
         "calibration": {"id": live.calibration, "method": live.deployment.calibration.method},
-        "prior": {"name": name},
+        "prior": named,
         "results": results,
     }
 
 
-def logits_of_images(live: LiveModel, files: Sequence[bytes], *, max_pixels: int) -> FloatArray:
-    """`(N, C)` from image files. Raises: LogitsOnly, InvalidImage, ImageTooLarge."""
+def logits_of_images(
+    live: LiveModel, files: Sequence[bytes], *, max_pixels: int, names: Sequence[str] = ()
+) -> FloatArray:
+    """`(N, C)` from image files; `names`, where they have any, are told in errors.
+
+    Raises: LogitsOnly, InvalidImage, ImageTooLarge.
+    """
     if live.input_size is None or live.runner is None:
-        raise LogitsOnly(f"model {live.name!r} has no network. Send its logits as JSON or as an .npy file.")
-    height, width = live.input_size.height, live.input_size.width
-    images = [decode_image(data, height=height, width=width, max_pixels=max_pixels) for data in files]
+        raise _no_network(live)
+    images = []
+    for number, data in enumerate(files, start=1):
+        try:
+            size = live.input_size
+            images.append(decode_image(data, height=size.height, width=size.width, max_pixels=max_pixels))
+        except (InvalidImage, ImageTooLarge) as error:
+            if not names:
+                raise
+            raise type(error)(f"file {number} ({names[number - 1]}): {error}") from error
     return live.runner.run(np.stack(images))
 
 
 def logits_of_octets(live: LiveModel, data: bytes, *, pixels: bool, max_pixels: int) -> FloatArray:
     """`(N, C)` from a body of no stated kind: an .npy file or an image file; where `pixels` is true and the length is
-    exactly right, raw pixels first."""
+    exactly right, raw pixels first. Raises: LogitsOnly, InvalidLogits, InvalidImage, ImageTooLarge."""
     if live.input_size is None or live.runner is None:
+        if not data.startswith(NPY_MAGIC):
+            raise _no_network(live)
         return logits_of_npy(data)
     shape = (live.input_size.height, live.input_size.width, 3)
     if pixels and len(data) == np.prod(shape):
@@ -84,27 +102,35 @@ def logits_of_octets(live: LiveModel, data: bytes, *, pixels: bool, max_pixels: 
 
 
 def logits_of_npy(data: bytes) -> FloatArray:
-    """`(N, C)` from an .npy file of `(C,)` or `(N, C)` numbers; nothing is unpickled.
+    """`(N, C)` from an .npy file of `(C,)` or `(N, C)` numbers. Raises: InvalidLogits."""
+    try:
+        array = array_of_npy(data, NUMERIC)
+    except ValueError as error:
+        raise InvalidLogits(
+            f"the logits are not a sound .npy file of numbers: {error}. Write it with numpy.save, as (C,) or (N, C)."
+        ) from error
+    return _rows(array)
 
-    Raises: InvalidLogits.
+
+def array_of_npy(data: bytes, kinds: str) -> NDArray[Any]:
+    """The array of an .npy file whose dtype is of one of these kinds; nothing is unpickled.
+
+    Raises: ValueError.
     """
     stream = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(stream)
         if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"format version {version} is not read; numbers need 1.0 or 2.0")
+            raise ValueError(f"format version {version} is not read; plain arrays need 1.0 or 2.0")
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran_order, dtype = header(stream)
-        if dtype.kind not in NUMERIC:
-            raise ValueError(f"its dtype is {dtype}, not a plain number")
+        if dtype.kind not in kinds:
+            raise ValueError(f"its dtype is {dtype}")
         # The length is compared before anything is reserved: the header may promise terabytes.
         array = np.frombuffer(data, dtype=dtype, offset=stream.tell())
-        array = array.reshape(shape, order="F" if fortran_order else "C")
+        return array.reshape(shape, order="F" if fortran_order else "C")
     except Exception as error:  # NumPy evaluates the header as text, which fails in many ways
-        raise InvalidLogits(
-            f"the body is not a sound .npy file of numbers: {error}. Write it with numpy.save, as (C,) or (N, C)."
-        ) from error
-    return _rows(array)
+        raise ValueError(str(error)) from error
 
 
 def logits_of_json(values: Any) -> FloatArray:
@@ -121,6 +147,13 @@ def read_json(data: bytes) -> Any:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"the body is not JSON: {error}. NaN and infinity are no JSON numbers.") from error
+
+
+def _no_network(live: LiveModel) -> LogitsOnly:
+    return LogitsOnly(
+        f"model {live.name!r} has no network and takes no images. Send its logits as JSON (with the Content-Type "
+        "application/json) or as an .npy file."
+    )
 
 
 def _rows(array: Any) -> FloatArray:
@@ -142,18 +175,28 @@ def _numbers(values: Any, error_class: type[InvalidLogits | InvalidPrior], rule:
     return array
 
 
-def _prior(live: LiveModel, asked: str | Sequence[Any] | dict[str, Any] | None) -> tuple[str, ClassPrior | None]:
-    """The name to show and the law; the law is None for `none`."""
+def _prior(live: LiveModel, options: Options) -> tuple[dict[str, Any], ClassPrior | None]:
+    """What the answer says of the prior, and the law; the law is None for `none`."""
+    asked, kappa = options.prior, options.kappa
+    if kappa is not None:
+        if asked is not None:
+            raise InvalidRequest("prior and kappa both say which class law is meant. Give one of them.")
+        return {"name": "kappa", "kappa": kappa}, prior_between(live.deployment.ledger.class_counts, kappa)
     if asked is None:
-        return live.prior, live.deployment.prior
+        return live.prior_shown(live.prior), live.deployment.prior
     if isinstance(asked, str) and not asked.lstrip().startswith(("[", "{")):
-        return asked, live.prior_named(asked)
+        law = live.prior_named(asked)
+        return live.prior_shown(asked), law
+    return {"name": "inline"}, _inline_prior(live, asked)
+
+
+def _inline_prior(live: LiveModel, asked: str | Sequence[Any] | dict[str, Any]) -> ClassPrior:
     numbers = _inline(asked) if isinstance(asked, str) else asked
     rule = "a prior is one number a class, as a list in class order or an object by class name"
     if isinstance(numbers, dict):
         _numbers(list(numbers.values()), InvalidPrior, rule)
-        return "inline", ClassPrior.from_mapping(numbers, live.class_names)
-    return "inline", ClassPrior.from_weights(_numbers(numbers, InvalidPrior, rule))
+        return ClassPrior.from_mapping(numbers, live.class_names)
+    return ClassPrior.from_weights(_numbers(numbers, InvalidPrior, rule))
 
 
 def _inline(text: str) -> Any:

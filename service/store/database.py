@@ -1,18 +1,28 @@
 """The database: SQLite in WAL mode by default, PostgreSQL by URL, the same code for both."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any
 
-import orjson
-from sqlalchemy import Connection, Engine, create_engine, event, func, select
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
-from sqlalchemy.orm import Session
+from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session, defer
 
-from service.errors import CannotStart, UnknownCalibration, UnknownModel, UnknownPrior, UnknownVersion
-from service.store.tables import CalibrationRow, ChangeRow, ModelRow, PriorRow, Row, VersionRow
-
-BUSY_TIMEOUT_SECONDS = 30
+from service.errors import (
+    CannotStart,
+    InvalidRequest,
+    StorageUnavailable,
+    UnknownCalibration,
+    UnknownModel,
+    UnknownPrior,
+    UnknownVersion,
+)
+from service.store.engine import open_engine
+from service.store.migrate import migrate
+from service.store.tables import AliasRow, CalibrationRow, ChangeRow, JobRow, ModelRow, PriorRow, Row, VersionRow
 
 
 class Overtaken(Exception):
@@ -26,13 +36,23 @@ def now() -> str:
 class Database:
     """Reads rows, and commits a change together with the rows that it needs. Safe to use from many threads.
 
+    Every method raises StorageUnavailable when the database does not answer, and InvalidRequest for texts and numbers
+    that it cannot hold. As long as `down` says why it does not, requests are refused at once, and do not pile up behind
+    a server that is gone or hangs.
+
     Raises: CannotStart when the database cannot be opened or is not one.
     """
 
     def __init__(self, url: str) -> None:
+        self._down: str | None = None
+        self._silent_at: float | None = None  # when to give up waiting for word from it; None while nobody probes it
         try:
-            self._engine = _engine(url)
-            Row.metadata.create_all(self._writing())
+            self.engine = open_engine(url)
+            try:
+                migrate(self.engine)
+            except BaseException:
+                self.close()
+                raise
         except (ArgumentError, NoSuchModuleError, ImportError, DBAPIError) as error:
             reason = error.orig if isinstance(error, DBAPIError) else error
             raise CannotStart(
@@ -41,111 +61,228 @@ class Database:
             ) from error
 
     def close(self) -> None:
-        self._engine.dispose()
+        self.engine.dispose()
+
+    @property
+    def down(self) -> str | None:
+        """Why the database cannot be asked: the last probe failed, or the next one is overdue."""
+        overdue = self._silent_at is not None and monotonic() > self._silent_at
+        return self._down or ("the database does not answer" if overdue else None)
+
+    def heard(self, *, expect_within: float | None = None) -> None:
+        """It has answered a probe; the next answer is due within so many seconds, if another probe is to come."""
+        self._silent_at = None if expect_within is None else monotonic() + expect_within
+        self._down = None
+
+    def not_heard(self) -> None:
+        """It has not answered a probe."""
+        self._down = "the database does not answer"
+
+    def heads(self) -> dict[str, tuple[str, int]]:
+        """When each model was made, and the number of its newest change; asks even when `down` is set."""
+        with self._connected(self.engine) as session:
+            found = session.execute(select(ModelRow.name, ModelRow.created_at, ModelRow.revision)).all()
+        return {name: (created_at, revision) for name, created_at, revision in found}
 
     def models(self) -> list[str]:
-        with Session(self._engine) as session:
-            return list(session.scalars(select(ModelRow.name).order_by(ModelRow.name)))
+        return list(self._rows(select(ModelRow.name).order_by(ModelRow.name)))
 
     def newest_change(self, model: str) -> ChangeRow:
         """Raises: UnknownModel."""
         newest = select(ChangeRow).where(ChangeRow.model == model).order_by(ChangeRow.revision.desc()).limit(1)
-        with Session(self._engine) as session:
-            change = None if "\0" in model else session.scalar(newest)  # PostgreSQL refuses texts with a NUL
-        if change is None:
+        found = [] if "\0" in model else self._rows(newest)  # PostgreSQL refuses texts with a NUL
+        if not found:
             known = ", ".join(self.models()) or "none"
             raise UnknownModel(f"there is no model {model!r}; the models are: {known}.")
+        change: ChangeRow = found[0]
         return change
 
-    def change(self, model: str, revision: int) -> ChangeRow:
-        with Session(self._engine) as session:
-            found = session.get(ChangeRow, (model, revision))
-        assert found is not None  # only revisions that other rows name are asked for
-        return found
+    def created_at(self, model: str) -> str:
+        """When the model was made, which tells it from a deleted one of the same name. Raises: UnknownModel."""
+        found = [] if "\0" in model else self._rows(select(ModelRow.created_at).where(ModelRow.name == model))
+        if not found:
+            raise UnknownModel(f"there is no model {model!r}.")
+        return str(found[0])
+
+    def change(self, model: str, revision: int) -> ChangeRow | None:
+        with self.reading() as session:
+            return session.get(ChangeRow, (model, revision))
 
     def version(self, model: str, number: int) -> VersionRow:
         """Raises: UnknownVersion."""
-        with Session(self._engine) as session:
+        with self.reading() as session:
             found = session.get(VersionRow, (model, number))
-        if found is None:
-            raise UnknownVersion(f"model {model!r} has no version {number}. GET /v1/models/{model} lists them.")
+        if found is None or found.deleted_at is not None:
+            gone = "never had" if found is None else "no longer has"
+            raise UnknownVersion(f"model {model!r} {gone} a version {number}. GET /v1/models/{model} lists them.")
         return found
 
     def calibration(self, model: str, number: int) -> CalibrationRow:
         """Raises: UnknownCalibration."""
-        with Session(self._engine) as session:
+        with self.reading() as session:
             found = session.get(CalibrationRow, (model, number))
-        if found is None:
+        if found is None or found.deleted_at is not None:
+            gone = "never had" if found is None else "no longer has"
             raise UnknownCalibration(
-                f"model {model!r} has no calibration c{number}. GET /v1/models/{model}/calibrations lists them."
+                f"model {model!r} {gone} a calibration c{number}. GET /v1/models/{model}/calibrations lists them."
             )
         return found
 
     def prior(self, model: str, name: str) -> PriorRow:
-        """Raises: UnknownPrior."""
-        found = next((row for row in self.priors(model) if row.name == name), None)
-        if found is None:
+        """The newest edition. Raises: UnknownPrior."""
+        query = select(PriorRow).where(PriorRow.model == model, PriorRow.name == name)
+        rows = [] if "\0" in name else self._rows(query.order_by(PriorRow.edition.desc()).limit(1))
+        found: PriorRow | None = rows[0] if rows else None
+        if found is None or found.probs is None:
             raise UnknownPrior(f"model {model!r} has no prior {name!r}. GET /v1/models/{model}/priors lists them.")
         return found
 
-    def versions(self, model: str) -> Sequence[VersionRow]:
-        return self._rows(select(VersionRow).where(VersionRow.model == model).order_by(VersionRow.number))
+    def prior_edition(self, model: str, name: str, edition: int) -> PriorRow:
+        with self.reading() as session:
+            found = session.get(PriorRow, (model, name, edition))
+        assert found is not None  # only editions that changes name are asked for
+        return found
+
+    def newest_edition(self, model: str, name: str) -> int:
+        """0 for a prior that never was; a deleted one counts."""
+        query = select(func.max(PriorRow.edition)).where(PriorRow.model == model, PriorRow.name == name)
+        return int(self._rows(query)[0] or 0)
+
+    def versions(self, model: str, *, deleted: bool = False) -> Sequence[VersionRow]:
+        query = select(VersionRow).where(VersionRow.model == model).order_by(VersionRow.number)
+        return self._rows(query if deleted else query.where(VersionRow.deleted_at.is_(None)))
 
     def calibrations(self, model: str) -> Sequence[CalibrationRow]:
-        return self._rows(select(CalibrationRow).where(CalibrationRow.model == model).order_by(CalibrationRow.number))
+        """Those that are not deleted, without their numbers, which are large: `calibration` reads those of one."""
+        query = select(CalibrationRow).where(CalibrationRow.model == model, CalibrationRow.deleted_at.is_(None))
+        large = (defer(CalibrationRow.calibration), defer(CalibrationRow.ledger))
+        return self._rows(query.order_by(CalibrationRow.number).options(*large))
+
+    def last_calibration(self, model: str) -> int:
+        """The highest number there is, a deleted one counts; 0 for none."""
+        query = select(func.max(CalibrationRow.number)).where(CalibrationRow.model == model)
+        return int(self._rows(query)[0] or 0)
 
     def priors(self, model: str) -> Sequence[PriorRow]:
-        return self._rows(select(PriorRow).where(PriorRow.model == model).order_by(PriorRow.name))
+        """The newest edition of each prior that is not deleted, by name."""
+        newest = _newest_editions(model).subquery()
+        same = (PriorRow.name == newest.c.name) & (PriorRow.edition == newest.c.edition)
+        query = select(PriorRow).join(newest, same).where(PriorRow.model == model, PriorRow.probs.is_not(None))
+        return self._rows(query.order_by(PriorRow.name))
+
+    def editions(self, model: str) -> dict[str, int]:
+        """The newest edition of each prior, a deletion among them, without the numbers."""
+        with self.reading() as session:
+            return {row.name: row.edition for row in session.execute(_newest_editions(model))}
+
+    def aliases(self, model: str) -> dict[str, int]:
+        rows = self._rows(select(AliasRow).where(AliasRow.model == model).order_by(AliasRow.name))
+        return {row.name: row.version for row in rows}
 
     def history(self, model: str) -> Sequence[ChangeRow]:
+        """Without the reports, which are large: `report` reads one."""
         return self._rows(select(ChangeRow).where(ChangeRow.model == model).order_by(ChangeRow.revision))
 
-    def commit(self, change: ChangeRow, rows: Sequence[Row] = ()) -> None:
-        """Add a change and the rows it needs: all of them or none.
+    def report(self, model: str, revision: int) -> dict[str, Any] | None:
+        """What was compared when a change was made, if anything was."""
+        query = select(ChangeRow.report).where(ChangeRow.model == model, ChangeRow.revision == revision)
+        found: dict[str, Any] | None = self._rows(query)[0]
+        return found
 
-        Raises: Overtaken unless `change.revision` is the one after the newest; the primary keys decide between two
+    def used_calibrations(self, model: str) -> Sequence[int]:
+        """The number that was live after each change, the oldest first."""
+        query = select(ChangeRow.calibration).where(ChangeRow.model == model).order_by(ChangeRow.revision)
+        return self._rows(query)
+
+    def commit(
+        self, change: ChangeRow, rows: Sequence[Row] = (), *, finish: Callable[[Session], None] | None = None
+    ) -> None:
+        """Add a change and the rows it needs: all of them or none. An AliasRow takes the place of its former self.
+
+        Args: finish, what else belongs to the change, in the same transaction; raises when it must not be made.
+        Raises: Overtaken unless `change.revision` is the one after the newest; the model's row decides between two
             processes, so that neither change is lost.
         """
-        newest = select(func.max(ChangeRow.revision)).where(ChangeRow.model == change.model)
         try:
-            with Session(self._writing(), expire_on_commit=False) as session, session.begin():
-                if (session.scalar(newest) or 0) != change.revision - 1:
-                    raise Overtaken
+            with self.writing() as session:
+                self._take_turn(session, change)
                 for row in (*rows, change):
-                    session.add(row)
+                    if isinstance(row, AliasRow):
+                        session.merge(row)
+                    else:
+                        session.add(row)  # what is there already is history, and never replaced
                     session.flush()  # in the order given: rows refer to earlier ones by value
-        except IntegrityError as error:
-            raise Overtaken from error
+                if finish is not None:
+                    finish(session)
+        except IntegrityError as error:  # no race, since the model's row was locked: trying again would not help
+            raise StorageUnavailable("the database refused the change; nothing was changed.") from error
+
+    def _take_turn(self, session: Session, change: ChangeRow) -> None:
+        """The first step of a change: locks the model's row until the end of the transaction."""
+        if change.revision == 1:
+            session.add(ModelRow(name=change.model, created_at=change.created_at, revision=1))
+            try:
+                session.flush()
+            except IntegrityError as error:
+                raise Overtaken from error
+            return
+        head = update(ModelRow).where(ModelRow.name == change.model, ModelRow.revision == change.revision - 1)
+        if session.execute(head.values(revision=change.revision)).rowcount != 1:  # type: ignore[attr-defined]
+            raise Overtaken
+
+    def forget(self, model: str, *, revision: int) -> None:
+        """Delete a model with all that belongs to it. Raises: Overtaken unless `revision` is its newest."""
+        with self.writing() as session:
+            where = (ModelRow.name == model, ModelRow.revision == revision)
+            locked = session.execute(update(ModelRow).where(*where).values(revision=revision))
+            if locked.rowcount != 1:  # type: ignore[attr-defined]
+                raise Overtaken
+            session.execute(delete(JobRow).where(JobRow.target == model))
+            for table in (ChangeRow, AliasRow, PriorRow, CalibrationRow, VersionRow):
+                session.execute(delete(table).where(table.model == model))
+            session.execute(delete(ModelRow).where(ModelRow.name == model))
 
     def _rows(self, query: Any) -> Sequence[Any]:
-        with Session(self._engine) as session:
+        with self.reading() as session:
             return session.scalars(query).all()
 
-    def _writing(self) -> Engine:
-        return self._engine.execution_options(begin="IMMEDIATE")
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        self._refuse_when_down()
+        with self._connected(self.engine) as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A transaction that commits at the end of the block, and rolls back when the block raises."""
+        self._refuse_when_down()
+        engine: Engine = self.engine.execution_options(begin="IMMEDIATE")
+        with self._connected(engine) as session, session.begin():
+            yield session
+
+    def _refuse_when_down(self) -> None:
+        why = self.down
+        if why is not None:
+            raise StorageUnavailable(f"{why}; nothing was changed. Try again in a moment.")
+
+    @contextmanager
+    def _connected(self, engine: Engine) -> Iterator[Session]:
+        try:
+            with Session(engine, expire_on_commit=False) as session:
+                yield session
+        except (IntegrityError, ProgrammingError):
+            raise  # the first is read by those who expect it, the second is a defect of ours
+        except (DataError, OverflowError, UnicodeEncodeError) as error:
+            raise InvalidRequest(
+                "the request has a text or a number that the database cannot hold, such as a NUL character or an "
+                "integer of more than 64 bits; nothing was changed."
+            ) from error
+        except (DBAPIError, PoolTimeout) as error:
+            raise StorageUnavailable(
+                "the database does not answer; nothing was changed. Try again in a moment."
+            ) from error
 
 
-def _engine(url: str) -> Engine:
-    engine = create_engine(url, json_serializer=_to_text, json_deserializer=orjson.loads, pool_pre_ping=True)
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _configure_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-    elif engine.dialect.name != "postgresql":
-        raise ArgumentError(f"the database is SQLite or PostgreSQL; got {engine.dialect.name}")
-    return engine
-
-
-def _to_text(value: Any) -> str:
-    return orjson.dumps(value).decode()
-
-
-def _configure_sqlite(connection: Any, record: Any) -> None:
-    connection.isolation_level = None  # the driver would begin transactions late; `_begin_sqlite` does it instead
-    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000}")
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA foreign_keys = ON")
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # A writer takes the lock at its first step: a reader that turns writer would fail at once when overtaken.
-    connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('begin', 'DEFERRED')}")
+def _newest_editions(model: str) -> Any:
+    newest = func.max(PriorRow.edition).label("edition")
+    return select(PriorRow.name, newest).where(PriorRow.model == model).group_by(PriorRow.name)

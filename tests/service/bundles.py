@@ -19,6 +19,7 @@ from models.calibration.types import Calibration, LogitSet
 CLASSES = ("ant", "bee", "cat", "dog")
 COUNTS = (1000, 200, 50, 10)
 HEIGHT, WIDTH = 6, 8
+OVERRIDABLE = ("scale", "offset", "log_prior")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +139,10 @@ def linear_graph(weight: np.ndarray, bias: np.ndarray) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
         "linear",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", HEIGHT, WIDTH, 3])],
+        [
+            helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", HEIGHT, WIDTH, 3]),
+            *(helper.make_tensor_value_info(each, TensorProto.FLOAT, [1, classes]) for each in OVERRIDABLE),
+        ],
         [helper.make_tensor_value_info(each, TensorProto.FLOAT, ["N", classes]) for each in ("logits", "scores")],
         [numpy_helper.from_array(value, key) for key, value in constants.items()],
     )

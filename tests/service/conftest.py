@@ -19,14 +19,37 @@ from PIL import Image
 
 from service.app import create_app
 from service.settings import Settings
+from service.worker import Worker
 from tests.service.bundles import HEIGHT, WIDTH, Made, write_bundle
 
 
+class WorkerThread:
+    """The worker of a service, in a thread instead of a process of its own."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._worker = Worker(app.state.catalog, app.state.settings)
+        self._thread = threading.Thread(target=self._worker.run)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        self._worker.wake.set()
+
+    def stop(self) -> None:
+        self._worker.stop.set()
+        self._worker.wake.set()
+        self._thread.join()
+
+
 class Service:
-    """An application that is asked directly, without a server in between."""
+    """An application that is asked directly, without a server in between; its worker runs in a thread."""
 
     def __init__(self, app: FastAPI) -> None:
         self.app = app
+        self.worker = WorkerThread(app)
+        app.state.workers.append(self.worker)
+        self.worker.start()
 
     def request(self, method: str, url: str, **options: Any) -> httpx.Response:
         async def ask() -> httpx.Response:
@@ -42,7 +65,14 @@ class Service:
     def post(self, url: str, **options: Any) -> httpx.Response:
         return self.request("POST", url, **options)
 
+    def put(self, url: str, **options: Any) -> httpx.Response:
+        return self.request("PUT", url, **options)
+
+    def delete(self, url: str, **options: Any) -> httpx.Response:
+        return self.request("DELETE", url, **options)
+
     def close(self) -> None:
+        self.worker.stop()
         self.app.state.catalog.close()
 
 
@@ -59,7 +89,7 @@ def make_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     started: list[Service] = []
 
     def make(*bundles: Made, **settings: Any) -> Service:
-        chosen = Settings(**({"state_dir": tmp_path / "state", "model_threads": 2} | settings))
+        chosen = Settings(**({"state_dir": tmp_path / "state", "model_threads": 2, "workers": 0} | settings))
         started.append(Service(create_app(chosen, [bundle.path for bundle in bundles])))
         return started[-1]
 

@@ -9,7 +9,7 @@ from models.calibration import errors as family
 from models.calibration.errors import CalibrationError
 from service import errors
 from service.errors import STATUS, UnknownModel, problem_type, status_of
-from tests.service.api.asking import refused
+from tests.service.api.asking import refused, upload
 from tests.service.conftest import Service
 
 
@@ -42,7 +42,11 @@ def test_an_unknown_route_is_a_problem_document(service: Service, path: str) -> 
 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
-    [("GET", "/v1/models/pets/scores", "POST"), ("DELETE", "/v1/models/pets", "GET"), ("PUT", "/v1/models", "GET")],
+    [
+        ("GET", "/v1/models/pets/scores", "POST"),
+        ("DELETE", "/v1/models/pets/history", "GET"),
+        ("PUT", "/v1/models", "GET, POST"),
+    ],
 )
 def test_a_wrong_method_is_told_the_right_one(service: Service, method: str, path: str, allowed: str) -> None:
     answer = service.request(method, path)
@@ -56,8 +60,15 @@ def test_a_wrong_parameter_is_named_with_what_came(service: Service) -> None:
     assert answer.json()["errors"][0]["where"] == "query.revision"
 
 
+def test_a_file_with_many_faults_is_told_the_first_and_all_in_a_list(service: Service) -> None:
+    answer = upload(service, b"class,count\nant,-1\nbee,-2\ncat,3\ndog,4\n")
+    refused(answer, 422, "frequency-file-error", "2 problems", "line 2")
+    assert "line 3" not in answer.json()["detail"]
+    assert [each["line"] for each in answer.json()["errors"]] == [2, 3]
+
+
 def test_a_defect_answers_500_and_tells_nothing_of_itself(service: Service) -> None:
-    service.app.state.catalog.registry = None  # what no request can do
+    service.app.state.follower = None  # what no request can do
     answer = asyncio.run(_ask_and_survive(service))
     refused(answer, 500, "internal-error")
     assert "NoneType" not in answer.text

@@ -41,6 +41,10 @@ def history(service: Service) -> list[dict]:
     return list(service.get(f"{MODEL}/history").json()["changes"])
 
 
+def stored_priors(service: Service) -> list[dict]:
+    return [row for row in service.get(f"{MODEL}/priors").json()["priors"] if row["edition"] is not None]
+
+
 def live(service: Service) -> dict:
     return dict(service.get(MODEL).json()["active"])
 

@@ -18,10 +18,11 @@ from tests.service.api.asking import (
     other_target,
     refused,
     scores,
+    stored_priors,
     upload,
 )
 from tests.service.bundles import CLASSES, COUNTS, Made, edit_manifest, formula
-from tests.service.conftest import Service
+from tests.service.conftest import Service, names
 
 # Target frequencies
 
@@ -36,7 +37,7 @@ def test_a_target_file_becomes_the_active_prior(service: Service, pets: Made) ->
         "prior": "summer",
     }
     np.testing.assert_allclose(scores(ask(service)), pets.scores(np.array(LOGITS), LAW), atol=1e-12)
-    assert ask(service).json()["prior"] == {"name": "summer"}
+    assert ask(service).json()["prior"] == {"name": "summer", "edition": 1}
 
 
 def test_the_report_says_how_the_file_was_read_and_what_it_changes(service: Service) -> None:
@@ -52,9 +53,11 @@ def test_the_report_says_how_the_file_was_read_and_what_it_changes(service: Serv
 
 def test_the_file_is_kept_as_it_came(service: Service) -> None:
     upload(service, name="summer")
-    digest = service.get(f"{MODEL}/priors").json()["priors"][0]["file_digest"]
+    digest = stored_priors(service)[0]["file_digest"]
     assert digest == hashlib.sha256(TARGET).hexdigest()
-    assert service.app.state.catalog.artifacts.get(digest) == TARGET
+    kept = service.get(f"{MODEL}/history/2/file")
+    assert (kept.content, kept.headers["etag"]) == (TARGET, f'"{digest}"')
+    refused(service.get(f"{MODEL}/history/1/file"), 404, "unknown-revision", "without a file")
 
 
 def test_a_stored_prior_can_be_asked_for_by_name_and_activated_again(service: Service, pets: Made) -> None:
@@ -67,20 +70,28 @@ def test_a_stored_prior_can_be_asked_for_by_name_and_activated_again(service: Se
     assert service.post(f"{MODEL}/priors/summer/activate").status_code == 200
     assert ask(service).content == by_name.content
     listed = service.get(f"{MODEL}/priors").json()
-    assert (listed["active"], [row["name"] for row in listed["priors"]]) == ("summer", ["summer"])
+    assert (listed["active"], names(listed["priors"])) == ("summer", ["uniform", "training", "summer"])
+    assert [row["active"] for row in listed["priors"]] == [False, False, True]
 
 
 def test_the_same_file_again_is_another_change_of_the_same_prior(service: Service) -> None:
     first, second = upload(service), upload(service)
     assert first.json()["active"]["prior"] == second.json()["active"]["prior"]
     assert (second.status_code, second.json()["revision"]) == (201, 3)
-    assert len(service.get(f"{MODEL}/priors").json()["priors"]) == 1
+    assert len(stored_priors(service)) == 1
 
 
-def test_a_name_never_changes_its_meaning(service: Service) -> None:
+def test_a_known_name_gets_another_meaning_as_a_new_edition_and_an_undo_takes_it_back(service: Service) -> None:
     upload(service, name="summer")
-    refused(upload(service, other_target(50), name="summer"), 409, "name-taken", "'summer'")
-    assert len(history(service)) == 2
+    before = scores(ask(service))
+    again = upload(service, other_target(50), name="summer")
+    assert any("edition 2" in warning for warning in again.json()["warnings"])
+    assert ask(service, params={"prior": "summer"}).json()["prior"] == {"name": "summer", "edition": 2}
+    assert (scores(ask(service)) != before).any()
+    service.post(f"{MODEL}/undo")
+    after = ask(service, params={"prior": "summer"})
+    np.testing.assert_array_equal(scores(after), before)
+    assert after.json()["prior"] == {"name": "summer", "edition": 3}
 
 
 @pytest.mark.parametrize("name", ["uniform", "training", "none", "", "a/b", "[1]", "x" * 65])
@@ -225,7 +236,7 @@ def test_a_file_with_a_mistake_is_refused_and_nothing_is_changed(
         assert line in [error["line"] for error in errors]
     assert ask(service).content == before
     assert len(history(service)) == 1
-    assert service.get(f"{MODEL}/priors").json()["priors"] == []
+    assert stored_priors(service) == []
 
 
 @pytest.mark.parametrize("file", [b"\xef\xbb\xbf" + TARGET, TARGET.replace(b"\n", b"\r\n"), TARGET.split(b"\n", 1)[1]])
@@ -248,7 +259,7 @@ def test_an_empty_file_and_two_files_are_refused(service: Service) -> None:
     refused(upload(service, b""), 422, "invalid-request", "empty")
     files = [("file", ("a.csv", TARGET)), ("file", ("b.csv", TARGET))]
     answer = service.post(f"{MODEL}/class-frequencies?role=target", files=files)
-    refused(answer, 422, "invalid-request", "one class-frequency file")
+    refused(answer, 422, "invalid-request", "one file at a time")
 
 
 def test_counts_say_nothing_where_the_implied_prior_was_measured(
@@ -281,5 +292,6 @@ def test_a_dry_run_reports_the_same_and_changes_nothing(service: Service, file: 
     assert len(history(service)) == 1
     assert len(service.get(f"{MODEL}/calibrations").json()["calibrations"]) == 1
     wet = upload(service, file, role=role)
-    same = {key: value for key, value in wet.json().items() if key not in ("dry_run", "revision", "undo")}
-    assert same.items() <= dry.json().items()
+    differ = ("dry_run", "revision", "undo", "active")
+    assert {key: value for key, value in wet.json().items() if key not in differ}.items() <= dry.json().items()
+    assert dry.json()["active"]["calibration"]["id"] == ("c1" if role == "target" else None)  # c2 does not exist

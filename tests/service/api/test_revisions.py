@@ -19,6 +19,7 @@ from tests.service.api.asking import (
     other_target,
     refused,
     scores,
+    stored_priors,
     upload,
 )
 from tests.service.bundles import CLASSES, Made, formula
@@ -96,7 +97,7 @@ CHANGES = [
 
 @pytest.mark.parametrize("url", CHANGES)
 @pytest.mark.parametrize(
-    ("header", "fits"), [('"2"', True), ('"1", "2"', True), ("*", True), ('"1"', False), ("2", False), ("", False)]
+    ("header", "fits"), [('"2"', True), ('"1", "2"', True), ("*", True), ('"1"', False), ('"x"', False)]
 )
 def test_a_change_may_demand_the_state_it_was_meant_for(service: Service, url: str, header: str, fits: bool) -> None:
     upload(service, name="summer")
@@ -107,6 +108,13 @@ def test_a_change_may_demand_the_state_it_was_meant_for(service: Service, url: s
         refused(answer, 409, "changed-since", "revision 2")
         assert answer.headers["etag"] == '"2"'
         assert len(history(service)) == 2
+
+
+@pytest.mark.parametrize("header", ["2", "", '"2', "2, 3"])
+def test_an_etag_without_its_quotes_is_said_to_be_that(service: Service, header: str) -> None:
+    upload(service)
+    answer = service.post(f"{MODEL}/undo", headers={"if-match": header})
+    refused(answer, 422, "invalid-request", "with its quotes", header)
 
 
 def test_the_etag_of_a_model_is_the_one_that_changes_ask_for(service: Service) -> None:
@@ -151,7 +159,7 @@ def test_two_processes_on_one_database_lose_nothing(make_service: Callable[..., 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(send, range(8))) == [201] * 8
     assert [row["revision"] for row in history(services[0])] == list(range(1, 10))
-    assert len(services[1].get(f"{MODEL}/priors").json()["priors"]) == 8
+    assert len(stored_priors(services[1])) == 8
 
 
 def test_a_request_keeps_the_state_it_began_with(service: Service, pets: Made) -> None:

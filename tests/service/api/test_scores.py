@@ -88,7 +88,9 @@ def test_a_model_without_a_network_takes_logits_and_refuses_images(
     octets = {"content-type": "application/octet-stream"}
     assert service.post(SCORES, content=npy(np.array(LOGITS)), headers=octets).status_code == 200
     refused(service.post(SCORES, content=png(pixels[0]), headers={"content-type": "image/png"}), 422, "logits-only")
-    refused(service.post(SCORES, content=png(pixels[0])), 422, "invalid-logits")
+    files = {"image": png(pixels[0])}
+    for image in ({"content": png(pixels[0])}, {"content": png(pixels[0]), "headers": octets}, {"files": files}):
+        refused(service.post(SCORES, **image), 422, "logits-only", "takes no images", "JSON", ".npy")
 
 
 # What may be asked
@@ -131,6 +133,34 @@ def test_a_prior_may_be_given_by_name_or_inline(
     answer = service.post(SCORES, json=body, **options)
     assert answer.json()["prior"] == {"name": name}
     np.testing.assert_allclose(scores(answer), pets.scores(np.array(LOGITS), law), atol=1e-12)
+
+
+@pytest.mark.parametrize("kappa", [-0.5, 0, 0.5, 1, 1.5])
+@pytest.mark.parametrize("where", ["query", "body"])
+def test_kappa_is_the_law_between_uniform_and_training(service: Service, pets: Made, kappa: float, where: str) -> None:
+    options = {"params": {"kappa": kappa}} if where == "query" else {}
+    body = {"logits": LOGITS} | ({"kappa": kappa} if where == "body" else {})
+    answer = service.post(SCORES, json=body, **options)
+    assert answer.json()["prior"] == {"name": "kappa", "kappa": kappa}
+    law = np.array(pets.manifest.ledger.class_counts) ** float(kappa)
+    np.testing.assert_allclose(scores(answer), pets.scores(np.array(LOGITS), law), atol=1e-12)
+
+
+def test_kappa_goes_with_an_image_as_well(service: Service, pets: Made, pixels: np.ndarray) -> None:
+    answer = service.post(SCORES, content=png(pixels[0]), params={"kappa": 1, "explain": True})
+    np.testing.assert_allclose(scores(answer), pets.scores(pets.raw(pixels[:1]), [1000, 200, 50, 10]), atol=1e-6)
+    named = service.post(SCORES, content=png(pixels[0]), params={"prior": "training", "explain": True})
+    one, other = (each.json()["results"][0]["explain"]["log_prior_shift"] for each in (answer, named))
+    np.testing.assert_allclose(one, other, atol=1e-12)
+
+
+def test_kappa_is_described_with_its_range_and_an_example(service: Service) -> None:
+    route = service.get("/openapi.json").json()["paths"]["/v1/models/{model}/scores"]["post"]
+    (in_query,) = [each["schema"] for each in route["parameters"] if each["name"] == "kappa"]
+    in_body = route["requestBody"]["content"]["application/json"]["schema"]["properties"]["kappa"]
+    assert in_query["examples"] == [0.5]
+    for schema in (in_query, in_body):
+        assert (schema["minimum"], schema["maximum"]) == (-0.5, 1.5)
 
 
 def test_the_prior_none_is_the_softmax_of_the_debiased_logits(service: Service, pets: Made) -> None:

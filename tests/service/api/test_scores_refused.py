@@ -157,6 +157,35 @@ def test_a_prior_in_the_body_is_a_name_or_a_law(service: Service, prior: Any) ->
     refused(service.post(SCORES, json={"logits": LOGITS, "prior": prior}), 422, "invalid-prior")
 
 
+@pytest.mark.parametrize("kappa", [-0.51, 1.51, 1e300, "nan", "inf", "-inf"])
+def test_a_kappa_out_of_range_is_told_the_range(service: Service, kappa: Any) -> None:
+    answers = [service.post(SCORES, params={"kappa": kappa}, json={"logits": LOGITS})]
+    if isinstance(kappa, float):
+        answers.append(service.post(SCORES, json={"logits": LOGITS, "kappa": kappa}))
+    for answer in answers:
+        refused(answer, 422, "invalid-prior", "[-0.5, 1.5]", str(kappa))
+
+
+@pytest.mark.parametrize("kappa", ["half", "0.5,1", "", [0.5], True, "NaN"])
+def test_a_kappa_that_is_no_number_is_refused(service: Service, kappa: Any) -> None:
+    refused(service.post(SCORES, json={"logits": LOGITS, "kappa": kappa}), 422, "invalid-request", "kappa")
+    if kappa not in ("NaN", [0.5]):
+        refused(service.post(SCORES, params={"kappa": kappa}, json={"logits": LOGITS}), 422, "invalid-request", "kappa")
+
+
+@pytest.mark.parametrize("prior", ["uniform", [1, 1, 1, 1], "winter"])
+def test_a_prior_and_a_kappa_are_one_too_many(service: Service, prior: Any) -> None:
+    text = prior if isinstance(prior, str) else orjson.dumps(prior).decode()
+    both = [
+        service.post(SCORES, params={"prior": text, "kappa": 0}, json={"logits": LOGITS}),
+        service.post(SCORES, params={"kappa": 0}, json={"logits": LOGITS, "prior": prior}),
+        service.post(SCORES, params={"prior": text}, json={"logits": LOGITS, "kappa": 0}),
+        service.post(SCORES, json={"logits": LOGITS, "prior": prior, "kappa": 0}),
+    ]
+    for answer in both:
+        refused(answer, 422, "invalid-request", "prior and kappa", "Give one of them")
+
+
 def test_an_option_in_query_and_body_is_refused(service: Service) -> None:
     answer = service.post(SCORES, params={"top_k": 1}, json={"logits": LOGITS, "top_k": 2})
     refused(answer, 422, "invalid-request", "top_k stands in the query and in the body")
@@ -229,7 +258,16 @@ def test_a_form_must_hold_files_and_nothing_else(service: Service, pixels: np.nd
 
 def test_one_bad_image_in_a_form_is_refused_as_a_whole(service: Service, pixels: np.ndarray) -> None:
     files = [("image", ("a.png", png(pixels[0]))), ("image", ("b.png", b"text"))]
-    refused(service.post(SCORES, files=files), 422, "invalid-image")
+    answer = service.post(SCORES, files=files)
+    refused(answer, 422, "invalid-image", "file 2 (b.png): the bytes are not an image")
+
+
+def test_a_form_says_which_of_its_images_is_too_large(
+    make_service: Callable[..., Service], pets: Made, pixels: np.ndarray
+) -> None:
+    files = [("image", ("small.png", png(pixels[0, :2]))), ("image", ("dög.png", png(pixels[0])))]
+    answer = make_service(pets, max_pixels=47).post(SCORES, files=files)
+    refused(answer, 413, "image-too-large", "file 2 (dög.png): an image has at most 47")
 
 
 def test_a_body_over_the_limit_is_refused_with_and_without_a_length(

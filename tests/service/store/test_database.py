@@ -1,30 +1,25 @@
 """The same behaviour on SQLite and on PostgreSQL."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
+from sqlalchemy.orm import Session
 
-from service.errors import CannotStart, UnknownCalibration, UnknownModel, UnknownPrior, UnknownVersion
+from service.errors import (
+    CannotStart,
+    InvalidRequest,
+    StorageUnavailable,
+    UnknownCalibration,
+    UnknownModel,
+    UnknownPrior,
+    UnknownVersion,
+)
 from service.store.database import Database, Overtaken, now
-from service.store.tables import CalibrationRow, ChangeRow, ModelRow, PriorRow, VersionRow
+from service.store.tables import AliasRow, CalibrationRow, ChangeRow, PriorRow, Row, VersionRow
 
 EXACT = [0.1 + 0.2, 1e-300, 5e-324, 1 / 3]
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "postgres":
-        return str(request.getfixturevalue("postgres_url"))
-    return f"sqlite:///{tmp_path / 'test.db'}"
-
-
-@pytest.fixture
-def database(url: str) -> Iterator[Database]:
-    opened = Database(url)
-    yield opened
-    opened.close()
 
 
 def change(revision: int, *, prior: str = "uniform", calibration: int = 1) -> ChangeRow:
@@ -35,14 +30,14 @@ def change(revision: int, *, prior: str = "uniform", calibration: int = 1) -> Ch
         version=1,
         calibration=calibration,
         prior=prior,
+        prior_edition=None,
         undoes_to=None,
         created_at=now(),
     )
 
 
-def first_rows() -> list:
+def first_rows() -> list[Row]:
     return [
-        ModelRow(name="pets", created_at=now()),
         VersionRow(model="pets", number=1, manifest={"exact": EXACT}, fingerprint="f", created_at=now()),
         calibration(1),
     ]
@@ -53,12 +48,16 @@ def calibration(number: int, *, version: int = 1) -> CalibrationRow:
         model="pets",
         number=number,
         version=version,
+        method="marc",
         calibration={"scale": EXACT},
         ledger={},
-        report=None,
         file_digest=None,
         created_at=now(),
     )
+
+
+def prior(edition: int, **probs: float) -> PriorRow:
+    return PriorRow(model="pets", name="shop", edition=edition, probs=probs or None, file_digest=None, created_at=now())
 
 
 def test_a_committed_change_is_the_newest_state_also_after_a_restart(database: Database, url: str) -> None:
@@ -79,22 +78,122 @@ def test_floats_come_back_to_the_last_bit(database: Database) -> None:
 
 def test_a_change_of_an_old_state_is_refused_and_leaves_none_of_its_rows(database: Database) -> None:
     database.commit(change(1), first_rows())
-    prior = PriorRow(model="pets", name="shop", probs={"ant": 1.0}, file_digest="d", created_at=now())
     with pytest.raises(Overtaken):
-        database.commit(change(1), [prior])
+        database.commit(change(1), [prior(1)])
     with pytest.raises(Overtaken):
-        database.commit(change(3), [prior])
+        database.commit(change(3), [prior(1)])
     assert list(database.priors("pets")) == []
     assert database.newest_change("pets").revision == 1
 
 
 def test_rows_that_refer_to_nothing_are_refused(database: Database) -> None:
     database.commit(change(1), first_rows())
-    with pytest.raises(Overtaken):
+    with pytest.raises(StorageUnavailable, match="refused the change"):
         database.commit(change(2, calibration=9))
-    with pytest.raises(Overtaken):
+    with pytest.raises(StorageUnavailable, match="refused the change"):
         database.commit(change(2), [calibration(2, version=9)])
     assert database.newest_change("pets").revision == 1
+    assert database.heads()["pets"][1] == 1
+
+
+def test_a_change_replaces_an_alias_and_nothing_of_the_history(database: Database) -> None:
+    second = VersionRow(model="pets", number=2, manifest={}, fingerprint="g", created_at=now())
+    database.commit(change(1), [*first_rows(), second, AliasRow(model="pets", name="shop", version=1)])
+    with pytest.raises(StorageUnavailable):
+        database.commit(change(2), [AliasRow(model="pets", name="shop", version=2), calibration(1, version=2)])
+    assert (database.calibration("pets", 1).version, database.aliases("pets")) == (1, {"shop": 1})
+    database.commit(change(2), [AliasRow(model="pets", name="shop", version=2)])
+    assert database.aliases("pets") == {"shop": 2}
+
+
+def test_what_belongs_to_a_change_is_committed_with_it_or_refuses_it(database: Database) -> None:
+    def alias(session: Session) -> None:
+        session.add(AliasRow(model="pets", name="shop", version=1))
+
+    def refuse(session: Session) -> None:
+        alias(session)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        database.commit(change(1), first_rows(), finish=refuse)
+    assert database.models() == []
+    database.commit(change(1), first_rows(), finish=alias)
+    assert database.aliases("pets") == {"shop": 1}
+
+
+def test_the_newest_edition_is_what_a_prior_means_and_a_deleted_one_is_no_prior(database: Database) -> None:
+    database.commit(change(1), [*first_rows(), prior(1, ant=1.0), prior(2, ant=0.5)])
+    assert database.prior("pets", "shop").probs == {"ant": 0.5}
+    assert database.prior_edition("pets", "shop", 1).probs == {"ant": 1.0}
+    database.commit(change(2), [prior(3)])
+    assert list(database.priors("pets")) == []
+    with pytest.raises(UnknownPrior):
+        database.prior("pets", "shop")
+    assert database.newest_edition("pets", "shop") == 3  # the name goes on counting
+
+
+def test_a_deleted_model_leaves_no_row_and_its_name_can_be_given_again(database: Database) -> None:
+    database.commit(change(1), [*first_rows(), prior(1, ant=1.0), AliasRow(model="pets", name="shop", version=1)])
+    made_at = database.created_at("pets")
+    with pytest.raises(Overtaken):
+        database.forget("pets", revision=2)
+    database.forget("pets", revision=1)
+    assert (database.models(), database.heads(), database.history("pets")) == ([], {}, [])
+    database.commit(change(1), first_rows())
+    assert database.created_at("pets") > made_at
+    assert (database.aliases("pets"), list(database.priors("pets"))) == ({}, [])
+
+
+def test_texts_and_numbers_that_cannot_be_stored_are_the_fault_of_the_request(database: Database) -> None:
+    database.commit(change(1), first_rows())
+    with pytest.raises(InvalidRequest, match="cannot hold"):
+        database.commit(change(2), [calibration(1 << 70)])
+    with pytest.raises(InvalidRequest, match="cannot hold"):
+        database.commit(change(2, prior="\ud800"))
+    if database.engine.dialect.name == "postgresql":  # SQLite stores a NUL
+        with pytest.raises(InvalidRequest, match="NUL"):
+            database.commit(change(2, prior="a\0b"))
+    assert database.newest_change("pets").revision == 1
+
+
+def test_requests_are_refused_at_once_while_the_database_is_known_to_be_gone(database: Database) -> None:
+    database.commit(change(1), first_rows())
+    database.not_heard()
+    with pytest.raises(StorageUnavailable, match="does not answer; nothing was changed"):
+        database.models()
+    with pytest.raises(StorageUnavailable, match="does not answer; nothing was changed"):
+        database.commit(change(2))
+    assert database.heads()["pets"][1] == 1  # whoever looks whether it is back asks all the same
+    database.heard()
+    assert database.models() == ["pets"]
+
+
+def test_a_database_that_hangs_is_known_to_be_gone_when_its_answer_is_overdue(database: Database) -> None:
+    database.heard(expect_within=60)
+    assert database.models() == []
+    database.heard(expect_within=0)
+    with pytest.raises(StorageUnavailable, match="does not answer"):
+        database.models()
+    database.heard(expect_within=60)
+    assert database.models() == []
+
+
+def test_connections_that_the_server_has_closed_are_replaced(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    database.commit(change(1), first_rows())
+    with psycopg.connect(postgres_url, autocommit=True) as other:
+        other.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid != pg_backend_pid()")
+    assert database.models() == ["pets"]
+    database.close()
+
+
+def test_a_request_to_postgresql_does_not_wait_for_ever(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    names = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
+    with database.engine.connect() as connection:
+        found = [connection.exec_driver_sql(f"SHOW {name}").scalar() for name in names]
+    database.close()
+    assert found == ["10s", "30s", "1min"]
 
 
 def test_of_changes_committed_at_once_on_one_state_exactly_one_wins(database: Database, url: str) -> None:
@@ -134,7 +233,7 @@ def test_what_is_not_there_is_named(database: Database) -> None:
 
 def test_sqlite_keeps_a_write_ahead_log_and_checks_references(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'test.db'}")
-    with database._engine.connect() as connection:
+    with database.engine.connect() as connection:
         pragmas = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "foreign_keys")]
     database.close()
     assert pragmas == ["wal", 1]
@@ -144,7 +243,7 @@ def test_sqlite_keeps_a_write_ahead_log_and_checks_references(tmp_path: Path) ->
     ("url", "reason"),
     [
         ("mysql://host/db", "No module|SQLite or PostgreSQL"),
-        ("nonsense", "Could not parse"),
+        ("nonsense", "SQLite or PostgreSQL; got nonsense"),
         ("sqlite:////proc/none/test.db", "unable to open"),
         ("postgresql://nobody@127.0.0.1:1/none", "refused"),
     ],

@@ -1,0 +1,1 @@
+"""The database's layout, step by step; `service.store.migrate` says how to add a step."""
