@@ -12,6 +12,8 @@ from service.app import create_app
 from service.errors import CannotStart
 from service.settings import Settings
 
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
 
 def serve(settings: Settings, bundles: Sequence[Path] = ()) -> None:
     """Run the service in the foreground until a signal stops it.
@@ -20,6 +22,7 @@ def serve(settings: Settings, bundles: Sequence[Path] = ()) -> None:
     """
     listener = listen(settings)
     with listener:
+        logging.basicConfig(format=LOG_FORMAT)
         app = create_app(settings, bundles)
         config = uvicorn.Config(app)
         host, port = listener.getsockname()[:2]

@@ -188,7 +188,9 @@ def run(settings: Settings, *, line: bool) -> None:
     starter has gone. Raises: CannotStart.
     """
     from service.app import open_catalog
+    from service.server import LOG_FORMAT
 
+    logging.basicConfig(format=LOG_FORMAT)
     with suppress(OSError):
         os.nice(NICENESS)
     catalog = open_catalog(settings)
