@@ -33,7 +33,7 @@ from rich.console import Console
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0  # a container engine kills after that long
 DEVICES = {"null": (1, 3), "zero": (1, 5), "random": (1, 8), "urandom": (1, 9)}
-NOT_FOR_SERVING = ("torch", "onnx", "sklearn", "hatchling", "pip")
+NOT_FOR_SERVING = ("torch", "onnxscript", "sklearn", "hatchling", "pip")
 FIND_MODULES = "import importlib.util as u, sys; print(*filter(u.find_spec, sys.argv[1:]))"
 
 console = Console(highlight=False, soft_wrap=True)
@@ -172,6 +172,9 @@ def check_recalibration(client: httpx.Client) -> list[Any]:
         headers={"Content-Type": "text/csv"},
     )
     check(upload.status_code == 201, f"class-frequency file accepted: {upload.json().get('active', upload.text)}")
+    exported = client.get(f"{url}/calibrations/c1/bundle").raise_for_status().content
+    again = client.post("/v1/models", content=exported, headers={"Content-Type": "application/x-tar"})
+    check(again.status_code == 201, f"its own export registered as version {again.json().get('version', again.text)}")
     after = score(client, url)
     raised = [{entry["class"]: entry["score"] for entry in scores}[rare] for scores in (before, after)]
     check(raised[1] > 10 * raised[0], f"the score of class {rare} went from {raised[0]:.2e} to {raised[1]:.2e}")
