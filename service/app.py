@@ -4,16 +4,29 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from service import errors
-from service.api import catalog, health, history, imports, jobs, priors, recalibration, scores, versions
+from service.api import (
+    catalog,
+    handlers,
+    health,
+    history,
+    imports,
+    jobs,
+    oip,
+    priors,
+    recalibration,
+    repository,
+    scores,
+    versions,
+)
 from service.api.cross_site import RefuseCrossSite
 from service.api.document import Documented, operation_id
+from service.api.known_options import refuse_unknown_options
 from service.bundle import read_bundle
 from service.catalog import AlreadyRegistered, Catalog
-from service.errors import CannotStart, InternalError, problem_response
+from service.errors import CannotStart, InternalError, InvalidRequest, problem_response
 from service.follow import Follower
 from service.runtime.networks import Networks
 from service.settings import Settings
@@ -25,9 +38,9 @@ from service.worker_process import WorkerProcess
 
 DESCRIPTION = """
 Debiased class scores for classifiers trained on long-tailed data, adjusted to the class prior of the place where they
-run. Errors are RFC 9457 problem documents; every change of a model is a revision that can be undone, and its ETag
-guards against changes by somebody else. Uploads are jobs: an answer that takes longer than a moment is 202 with the job
-to follow.
+run. Errors are RFC 9457 problem documents, and below /v2 what the Open Inference Protocol says. Every change of a model
+is a revision that can be undone, and its ETag guards against changes by somebody else. Uploads are jobs: an answer that
+takes longer than a moment is 202 with the job to follow.
 """
 TAGS = [
     {"name": "scores", "description": "Images or logits in, debiased scores out."},
@@ -35,6 +48,7 @@ TAGS = [
     {"name": "priors", "description": "Named class laws of the places where a model runs."},
     {"name": "catalog", "description": "Models, their versions and aliases."},
     {"name": "jobs", "description": "Uploads that take longer than a moment."},
+    {"name": "inference", "description": "The Open Inference Protocol (v2), as clients of Triton and KServe speak it."},
     {"name": "health", "description": "Liveness and readiness."},
 ]
 
@@ -62,6 +76,7 @@ def create_app(settings: Settings, bundles: Sequence[Path] = ()) -> FastAPI:
         description=DESCRIPTION,
         openapi_tags=TAGS,
         lifespan=_lifespan,
+        redirect_slashes=False,  # to an address that changes something, a redirect without a word is no help
         generate_unique_id_function=operation_id,
         responses=problem_response(InternalError),
     )
@@ -70,9 +85,13 @@ def create_app(settings: Settings, bundles: Sequence[Path] = ()) -> FastAPI:
     app.state.follower = follower
     app.state.jobs = Jobs(state.database)
     app.state.workers = [WorkerProcess(settings) for _ in range(settings.workers)]
-    errors.install(app)
+    handlers.install(app)
     app.add_middleware(RefuseCrossSite)
-    for module in (scores, recalibration, history, priors, catalog, versions, imports, jobs, health):
+    strict = [Depends(refuse_unknown_options)]
+    refusal = problem_response(InvalidRequest)
+    for module in (scores, recalibration, history, priors, catalog, versions, imports, jobs):
+        app.include_router(module.router, dependencies=strict, responses=refusal)
+    for module in (oip, repository, health):
         app.include_router(module.router)
     return app
 

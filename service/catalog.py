@@ -132,11 +132,7 @@ class Catalog:
         """Whether a file of a known bundle is there and sound; if not, putting it again repairs it."""
         if self._head(model) is None or self._known(model, bundle) is None:
             return False
-        try:
-            self.artifacts.path(digest)
-        except StorageUnavailable:
-            return False
-        return True
+        return self.artifacts.holds(digest)
 
     def _known(self, model: str, bundle: Bundle) -> VersionRow | None:
         rows = self.database.versions(model)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from sqlalchemy import delete, update
@@ -75,18 +76,11 @@ def activate_prior(catalog: Catalog, model: str, name: str) -> Planner:
 def undo(catalog: Catalog, model: str) -> Planner:
     """Restore the state before the newest change of what is live; again, and the history is walked further back.
 
-    Raises: NothingToUndo in the first state, and where the state before has been deleted.
+    Raises: NothingToUndo in the first state that is left.
     """
 
     def plan(head: ChangeRow) -> Plan:
-        if head.undoes_to is None:
-            raise NothingToUndo(f"model {model!r} is as it was registered; there is nothing to undo.")
-        restored = catalog.database.change(model, head.undoes_to)
-        assert restored is not None  # changes are never deleted one by one
-        try:
-            state = catalog.state(restored)
-        except (UnknownVersion, UnknownCalibration) as error:
-            raise NothingToUndo(f"what was live at revision {restored.revision} has been deleted: {error}") from error
+        restored, state = _former(catalog, head)
         rows: tuple[Row, ...] = ()
         if isinstance(state.prior, PriorRow):
             prior = _restored(catalog, state.prior)
@@ -96,6 +90,24 @@ def undo(catalog: Catalog, model: str) -> Planner:
         return Plan(action=action, state=state, undoes_to=restored.undoes_to, rows=rows)
 
     return plan
+
+
+def _former(catalog: Catalog, head: ChangeRow) -> tuple[ChangeRow, State]:
+    """The newest state before the live one that can still be had: those of deleted versions are passed over.
+
+    Raises: NothingToUndo.
+    """
+    change: ChangeRow = head
+    while change.undoes_to is not None:
+        former = catalog.database.change(head.model, change.undoes_to)
+        assert former is not None  # changes are never deleted one by one
+        with suppress(UnknownVersion, UnknownCalibration):
+            return former, catalog.state(former)
+        change = former
+    raise NothingToUndo(
+        f"model {head.model!r} has no former state left: it is as it was registered, or what came before was deleted. "
+        "Activate a version or a calibration instead."
+    )
 
 
 def set_prior(catalog: Catalog, model: str, name: str, numbers: dict[str, float] | Sequence[float]) -> Planner:

@@ -1,4 +1,7 @@
-"""The service's own errors, and the one table that turns every error into an RFC 9457 problem document."""
+"""The service's own errors, and the one table that turns every error into an answer.
+
+The answer is an RFC 9457 problem document, and what the Open Inference Protocol says below /v2.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.routing import iter_route_contexts
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from fastapi import Response
+from starlette.types import Scope
 
 from models.calibration.errors import (
     CalibrationError,
@@ -119,7 +117,7 @@ class NameTaken(ServiceError):
 
 
 class NothingToUndo(ServiceError):
-    """The model is in its first state."""
+    """There is no former state to go back to."""
 
 
 class ChangedSince(ServiceError):
@@ -139,7 +137,6 @@ class NotReady(ServiceError):
 
     def __init__(self, missing: Sequence[str]) -> None:
         super().__init__(f"not ready: {'; '.join(missing)}")
-        self.missing = tuple(missing)
 
 
 class StorageUnavailable(ServiceError):
@@ -205,6 +202,35 @@ def problem_type(error: type[CalibrationError]) -> str:
     return "/problems/" + re.sub(r"(?<!^)(?=[A-Z])", "-", error.__name__).lower()
 
 
+def told(
+    scope: Scope,
+    error: CalibrationError,
+    *,
+    errors: Sequence[Mapping[str, Any]] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """The answer that tells an error, in the form of the address that was asked."""
+    if f"{scope['path']}/".startswith("/v2/"):
+        return inference_error(error, headers=headers)
+    return problem(error, errors=errors, headers=headers)
+
+
+def inference_error(error: CalibrationError, *, headers: Mapping[str, str] | None = None) -> Response:
+    status = inference_status(type(error))
+    more = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in RETRIED else {}
+    return Response(
+        orjson.dumps({"error": str(error)}),
+        status_code=status,
+        headers={**more, **(headers or {})},
+        media_type="application/json",
+    )
+
+
+def inference_status(error: type[CalibrationError]) -> int:
+    """Servers of the Open Inference Protocol know 400 where /v1 says 422."""
+    return 400 if status_of(error) == 422 else status_of(error)
+
+
 def problem(
     error: CalibrationError, *, errors: Sequence[Mapping[str, Any]] = (), headers: Mapping[str, str] | None = None
 ) -> Response:
@@ -253,8 +279,6 @@ def _all_that_is_wrong(error: CalibrationError) -> list[dict[str, Any]]:
         return [{"line": each.line, "message": each.message} for each in error.problems]
     if isinstance(error, InvalidCalibrationSet):
         return [{"message": each} for each in error.problems]
-    if isinstance(error, NotReady):
-        return [{"message": each} for each in error.missing]
     return []
 
 
@@ -307,66 +331,3 @@ PROBLEM_SCHEMA: Mapping[str, Any] = {
         "revision": {"type": "integer", "description": "The newest, where the request spoke of an older one."},
     },
 }
-
-
-def install(app: FastAPI) -> None:
-    """Let the application answer every error with a problem document."""
-    app.add_exception_handler(CalibrationError, _calibration_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(OperationalError, _database_error)
-    app.add_exception_handler(PoolTimeout, _database_error)
-    app.add_exception_handler(Exception, _defect)
-
-
-def _calibration_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, CalibrationError)
-    return problem(error)
-
-
-def _validation_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    found = [
-        {"where": ".".join(str(part) for part in each["loc"]), "message": each["msg"], "got": _came(each)}
-        for each in error.errors()
-    ]
-    detail = "; ".join(f"{each['where']}: {each['message']}, got {each['got']}" for each in found)
-    untyped = any(isinstance(each.get("input"), bytes) for each in error.errors())  # a body that was not read as JSON
-    way_out = "Say what it is: Content-Type: application/json." if untyped else "The routes are described at /docs."
-    return problem(InvalidRequest(f"{detail}. {way_out}"), errors=found)
-
-
-def _came(error: Mapping[str, Any]) -> str:
-    if error["type"] == "missing":  # its input is what surrounds the field
-        return "nothing"
-    text = repr(error.get("input"))
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    what = f"{request.method} {request.url.path}"
-    known: dict[int, CalibrationError] = {
-        404: UnknownRoute(f"there is no route {what}. The routes are described at /docs."),
-        405: MethodNotAllowed(f"this address does not take {what}. The routes are described at /docs."),
-        413: BodyTooLarge(f"the body of {what} {error.detail}."),
-    }
-    headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
-    return problem(known.get(error.status_code, InvalidRequest(str(error.detail))), headers=headers)
-
-
-def _allowed(request: Request) -> str:
-    """The methods of all routes at this address; Starlette names those of the first one only."""
-    routes = [
-        each for each in iter_route_contexts(request.app.routes) if each.matches(request.scope)[0] is not Match.NONE
-    ]
-    return ", ".join(sorted({method for route in routes for method in route.methods or ()}))
-
-
-def _database_error(request: Request, error: Exception) -> Response:
-    return problem(StorageUnavailable("the database does not answer; nothing was changed. Try again in a moment."))
-
-
-def _defect(request: Request, error: Exception) -> Response:
-    """The server logs the traceback; the answer says nothing about it."""
-    return problem(InternalError("the service failed on this request; nothing was changed. The log has the reason."))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import replace
 from time import monotonic
 
@@ -17,7 +16,7 @@ from service.catalog import Catalog, Plan, State, fits, prior_in_order
 from service.errors import StorageUnavailable, UnknownModel, UnknownVersion
 from service.runtime.live import PRODUCTION, LiveModel, Registry
 from service.runtime.networks import Networks, StoredNetwork
-from service.store.tables import CalibrationRow, ChangeRow, PriorRow, Row
+from service.store.tables import CalibrationRow, ChangeRow, PriorRow
 
 log = logging.getLogger(__name__)
 
@@ -33,22 +32,26 @@ class Follower:
     While the database is gone the live models stay, and `degraded` says why nothing new is heard.
     """
 
-    def __init__(self, catalog: Catalog, networks: Networks, *, retry_seconds: float = RETRY_SECONDS) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        networks: Networks,
+        *,
+        retry_seconds: float = RETRY_SECONDS,
+        silent_seconds: float = SILENT_SECONDS,
+    ) -> None:
         self.registry = Registry()
         self._catalog = catalog
         self._networks = networks
         self._retry_seconds = retry_seconds
-        self._variants: OrderedDict[tuple[str, str, int], LiveModel] = OrderedDict()
+        self._silent_seconds = silent_seconds
+        self._variants: OrderedDict[tuple[str, str, int | None, int | None], LiveModel] = OrderedDict()
         self._lock = threading.Lock()  # one refresh at a time; requests never wait for it
         self._failed: dict[str, tuple[str, int, float]] = {}  # which state failed, and when to try it again
-        self._laws: dict[
-            tuple[str, str], dict[tuple[str, int], PriorRow | None]
-        ] = {}  # of each model, by name and edition
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self._catalog.database.heard(expect_within=SILENT_SECONDS)
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
         self._thread.start()
 
@@ -74,12 +77,13 @@ class Follower:
         Raises: StorageUnavailable.
         """
         database = self._catalog.database
+        database.asked(expect_within=self._silent_seconds)
         try:
             heads = database.heads()
         except StorageUnavailable:
             database.not_heard()
             raise
-        database.heard(expect_within=None if self._thread is None else SILENT_SECONDS)
+        database.heard()
         for name in self.registry.names():
             if name not in heads:
                 self.refresh(name)  # looks again: it may have been registered a moment ago
@@ -103,7 +107,8 @@ class Follower:
             try:
                 made_at, head = database.created_at(name), database.newest_change(name)
                 revision = head.revision
-                live = self.build(self._catalog.state(head), revision, made_at)
+                state = self._catalog.state(head)
+                live = self._with_priors(self.build(state, revision, made_at), state, self.registry.find(name))
                 self._warm(live)
             except UnknownModel:
                 self._failed.pop(name, None)
@@ -123,20 +128,16 @@ class Follower:
 
         Raises: InvalidBundle, StorageUnavailable.
         """
-        live = self.build(plan.state, change.revision, change.created_at, plan.rows)
+        live = self.build(plan.state, change.revision, change.created_at)
         added = [] if plan.version is None else [self._runner(Manifest.from_json(plan.version.manifest))]
         for runner in (live.runner, *added):
             if isinstance(runner, StoredNetwork):
                 runner.load()
 
-    def build(self, state: State, revision: int, made_at: str, new_rows: Sequence[Row] = ()) -> LiveModel:
-        """The live model of a state. Raises: InvalidManifest, StorageUnavailable."""
+    def build(self, state: State, revision: int, made_at: str) -> LiveModel:
+        """The live model of a state, without the stored priors. Raises: InvalidManifest, StorageUnavailable."""
         manifest = Manifest.from_json(state.version.manifest)
-        stored = self._stored_priors(manifest.name, made_at)
-        stored |= {row.name: row for row in new_rows if isinstance(row, PriorRow)}
         names = manifest.class_names
-        priors = {name: prior_in_order(row, names) for name, row in stored.items() if fits(row, names)}
-        deployment = self._deployment(state.calibration, manifest)
         live = LiveModel(
             name=manifest.name,
             made_at=made_at,
@@ -146,58 +147,64 @@ class Follower:
             prior=state.prior_name,
             class_names=names,
             input_size=manifest.input_size,
-            deployment=deployment,
-            stored_priors=priors,
-            editions={name: row.edition for name, row in stored.items()},
+            deployment=self._deployment(state.calibration, manifest),
+            stored_priors={},
+            editions={},
             aliases=self._catalog.database.aliases(manifest.name),
             runner=self._runner(manifest),
         )
         prior = live.prior_named(state.prior) if isinstance(state.prior, str) else prior_in_order(state.prior, names)
         assert prior is not None  # `none` is a word of requests, never an active prior
-        return replace(live, deployment=replace(deployment, prior=prior))
+        return replace(live, deployment=replace(live.deployment, prior=prior))
 
-    def _stored_priors(self, model: str, made_at: str) -> dict[str, PriorRow]:
-        """The newest editions by name; an edition never changes, so that each is read once."""
-        database = self._catalog.database
-        editions = database.editions(model)
-        known = self._laws.get((model, made_at), {})
-        if not all(each in known for each in editions.items()):
-            rows = {(row.name, row.edition): row for row in database.priors(model)}
-            deleted = {(name, edition): None for name, edition in editions.items() if (name, edition) not in rows}
-            known = rows | deleted
-            self._laws[model, made_at] = known
-        current = {name: known[name, edition] for name, edition in editions.items()}
-        return {name: row for name, row in current.items() if row is not None}
+    def _with_priors(self, live: LiveModel, state: State, known: LiveModel | None) -> LiveModel:
+        """The same with the stored priors; those of `known` are shared, because there may be many and an edition never
+        changes."""
+        same = known is not None and (known.made_at, known.class_names) == (live.made_at, live.class_names)
+        editions = self._catalog.database.editions(live.name)
+        if isinstance(state.prior, PriorRow):
+            editions[state.prior.name] = state.prior.edition  # another process may have stored a newer one just now
+        laws: dict[str, ClassPrior | None] = {}
+        for name, edition in editions.items():
+            if known is not None and same and known.editions.get(name) == edition:
+                laws[name] = known.stored_priors.get(name)
+            else:
+                row = self._catalog.database.prior_edition(live.name, name, edition)
+                laws[name] = prior_in_order(row, live.class_names) if fits(row, live.class_names) else None
+        priors = {name: law for name, law in laws.items() if law is not None}
+        return replace(live, stored_priors=priors, editions=editions)
 
     def variant(self, live: LiveModel, *, version: str | None, calibration: int | None) -> LiveModel:
         """The same model in another version or calibration, under the prior that is active.
 
-        Raises: UnknownVersion, UnknownCalibration, InvalidRequest, StorageUnavailable unless it was asked for before.
+        Raises: UnknownVersion, UnknownCalibration, StorageUnavailable unless it was asked for before in this state.
         """
-        number = self._calibration_of(live, version) if calibration is None else calibration
-        if number is None or f"c{number}" == live.calibration:
+        number = None if version is None else self._number_of(live, version)
+        if f"c{calibration}" == live.calibration or (calibration is None and number in (None, int(live.version))):
             return live
-        key = (live.name, f"{live.made_at} {live.revision}", number)
+        key = (live.name, f"{live.made_at} {live.revision}", number, calibration)
         found = self._variants.get(key)
         if found is None:
-            found = self._variants[key] = self._built_variant(live, number)
+            if calibration is None:
+                assert number is not None  # one of the two is asked for
+                row = self._catalog.database.version(live.name, number)
+                calibration = self._catalog.calibration_of_version(row).number
+            found = self._variants[key] = self._built_variant(live, calibration)
             while len(self._variants) > KEPT_VARIANTS:
                 self._variants.popitem(last=False)
         return found
 
-    def _calibration_of(self, live: LiveModel, version: str | None) -> int | None:
-        if version is None or version in (PRODUCTION, live.version):
-            return None
+    def _number_of(self, live: LiveModel, version: str) -> int:
+        """Of a version by its number or alias. Raises: UnknownVersion."""
+        if version == PRODUCTION:
+            return int(live.version)
         number = live.aliases.get(version) or (int(version) if version.isdecimal() and len(version) < 9 else None)
         if number is None:
             known = ", ".join([PRODUCTION, *live.aliases])
             raise UnknownVersion(
                 f"model {live.name!r} has no version {version!r}; a version is a number or an alias: {known}."
             )
-        if str(number) == live.version:
-            return None
-        row = self._catalog.database.version(live.name, number)
-        return self._catalog.calibration_of_version(row).number
+        return number
 
     def _built_variant(self, live: LiveModel, number: int) -> LiveModel:
         database = self._catalog.database
@@ -207,7 +214,7 @@ class Follower:
         prior = self._catalog.state(head).prior if head is not None else live.prior
         prior = self._catalog.fitting_prior(prior, version.manifest["class_names"])
         state = State(version=version, calibration=calibration, prior=prior)
-        return self.build(state, live.revision, live.made_at)
+        return self._with_priors(self.build(state, live.revision, live.made_at), state, live)
 
     def _deployment(self, row: CalibrationRow, manifest: Manifest) -> Deployment:
         return Deployment(

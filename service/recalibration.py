@@ -31,6 +31,7 @@ from service.store.tables import CalibrationRow, ChangeRow, PriorRow, Row
 Progress = Callable[[float], None]
 _out_of_fold = OutOfFold()  # of this process: a target uploaded after another needs no fit
 Content = dict[str, Any]
+Measured = dict[tuple[object, ...], tuple[Deployment, Content]]  # what became of a live state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +68,13 @@ def check_upload(*, role: Role, cap: float | None, name: str | None) -> None:
         check_name(name, "prior", BUILT_IN)
 
 
-def apply_frequencies(catalog: Catalog, head: ChangeRow, what: Upload, progress: Progress) -> tuple[Plan, Content]:
+def apply_frequencies(
+    catalog: Catalog, head: ChangeRow, what: Upload, progress: Progress, done: Measured
+) -> tuple[Plan, Content]:
     """A class-frequency file on the newest state of a model.
 
+    Args: done, of this job: when another change came in between that left what is live as it is, nothing is fitted
+        again.
     Raises: FrequencyFileError, and whatever the refit raises.
     """
     state = catalog.state(head)
@@ -78,28 +83,36 @@ def apply_frequencies(catalog: Catalog, head: ChangeRow, what: Upload, progress:
     frequencies = read_frequencies(
         what.data, manifest.class_names, role=what.role, zeros=what.zeros, missing=what.missing, format=what.format
     )
-    labelled = catalog.calibration_set(state.calibration)
-    progress(0.1)
+
+    def measured() -> tuple[Deployment, Content]:
+        labelled = catalog.calibration_set(state.calibration)
+        progress(0.1)
+        if what.role == "target":
+            after = with_target(before, frequencies, cap=what.cap)
+        else:
+            after = with_training_counts(before, frequencies, labelled, manifest.row_norms)
+            if head.prior == TRAINING:
+                after = replace(after, prior=after.ledger.training_prior)
+        progress(0.5)
+        return after, _report(manifest, before, after, labelled)
+
+    after, report = _once(done, state, measured)
+    progress(0.9)
     digest = digest_of(what.data)
+    warnings = [*frequencies.warnings, *report["warnings"]]
     rows: tuple[Row, ...]
     if what.role == "target":
-        after = with_target(before, frequencies, cap=what.cap)
         prior, replaced = _edition(catalog, head, what, after.prior, manifest)
         rows = (prior,) if replaced is not None else ()
         new_state, action = replace(state, prior=prior), f"uploaded target prior {prior.name}"
+        if replaced:
+            undone = "gives the name its former meaning back" if state.prior_name == prior.name else "leaves it so"
+            warnings.append(f"{replaced} An undo {undone}.")
     else:
-        after = with_training_counts(before, frequencies, labelled, manifest.row_norms)
-        if head.prior == TRAINING:
-            after = replace(after, prior=after.ledger.training_prior)
         row = next_calibration(catalog, state, after, digest, state.calibration.calibration_set)
-        rows, replaced = (row,), None
+        rows = (row,)
         new_state, action = replace(state, calibration=row), f"uploaded training counts, calibration {row.id}"
-    progress(0.5)
-    report = _report(manifest, before, after, labelled)
-    if replaced:
-        report["warnings"].append(f"{replaced} An undo gives the name its former meaning back.")
-    report["warnings"] = [*frequencies.warnings, *report["warnings"]]
-    progress(0.9)
+    report = report | {"warnings": warnings}
     plan = Plan(
         action=action,
         state=new_state,
@@ -112,21 +125,31 @@ def apply_frequencies(catalog: Catalog, head: ChangeRow, what: Upload, progress:
 
 
 def apply_calibration_set(
-    catalog: Catalog, head: ChangeRow, labelled: LogitSet, stored: str, file_digest: str, progress: Progress
+    catalog: Catalog,
+    head: ChangeRow,
+    labelled: LogitSet,
+    stored: str,
+    file_digest: str,
+    progress: Progress,
+    done: Measured,
 ) -> tuple[Plan, Content]:
     """Labelled examples in place of the calibration set of the live version; the method is chosen anew by them.
 
-    Args: stored, the digest of the set as an artifact; file_digest, of what was uploaded.
+    Args: stored, the digest of the set as an artifact; file_digest, of what was uploaded; done, as above.
     Raises: NotEnoughData, FitFailed, ShapeMismatch.
     """
     state = catalog.state(head)
     manifest = Manifest.from_json(state.version.manifest)
     before = deployment_of(state)
-    ledger = before.ledger.measured_anew(labelled) if before.ledger.source == "measured" else before.ledger
-    calibration = choose(labelled, ledger, manifest.row_norms).calibration
-    after = replace(before, ledger=ledger, calibration=calibration)
-    progress(0.5)
-    report = _report(manifest, before, after, labelled)
+
+    def measured() -> tuple[Deployment, Content]:
+        ledger = before.ledger.measured_anew(labelled) if before.ledger.source == "measured" else before.ledger
+        calibration = choose(labelled, ledger, manifest.row_norms).calibration
+        after = replace(before, ledger=ledger, calibration=calibration)
+        progress(0.5)
+        return after, _report(manifest, before, after, labelled)
+
+    after, report = _once(done, state, measured)
     row = next_calibration(catalog, state, after, file_digest, stored)
     progress(0.9)
     plan = Plan(
@@ -138,6 +161,16 @@ def apply_calibration_set(
         report=report,
     )
     return plan, {"items": labelled.labels.size, "drawn": labelled.drawn, **report}
+
+
+def _once(
+    done: Measured, state: State, measured: Callable[[], tuple[Deployment, Content]]
+) -> tuple[Deployment, Content]:
+    edition = state.prior.edition if isinstance(state.prior, PriorRow) else None
+    live = (state.version.number, state.calibration.number, state.prior_name, edition)
+    if live not in done:
+        done[live] = measured()
+    return done[live]
 
 
 def deployment_of(state: State) -> Deployment:

@@ -25,7 +25,7 @@ from service.class_names import read_class_names
 from service.errors import ChangedSince
 from service.follow import Follower
 from service.labelled import read_labelled
-from service.recalibration import Content, Progress, Upload
+from service.recalibration import Content, Measured, Progress, Upload
 from service.runtime import scoring
 from service.settings import Settings
 from service.store.database import Database
@@ -66,9 +66,10 @@ def _class_frequencies(task: Task) -> None:
     options = dict(task.job.options)
     dry_run = options.pop("dry_run")
     what = Upload(data=task.input().read_bytes(), **_without(options, "revisions"))
+    done: Measured = {}
 
     def plan(head: ChangeRow) -> tuple[Plan, Content]:
-        return recalibration.apply_frequencies(task.catalog, head, what, task.progress)
+        return recalibration.apply_frequencies(task.catalog, head, what, task.progress, done)
 
     _apply(task, plan, dry_run=dry_run)
 
@@ -81,6 +82,7 @@ def _calibration_set(task: Task) -> None:
     digest = task.job.input_digest
     assert digest is not None  # the upload
     version = head.version
+    done: Measured = {}
 
     def plan(head: ChangeRow) -> tuple[Plan, Content]:
         if head.version != version:  # another network gives other logits
@@ -88,7 +90,7 @@ def _calibration_set(task: Task) -> None:
                 f"version {head.version} of model {head.model!r} went live in the meantime. Send the examples again.",
                 revision=head.revision,
             )
-        return recalibration.apply_calibration_set(task.catalog, head, labelled, stored, digest, task.progress)
+        return recalibration.apply_calibration_set(task.catalog, head, labelled, stored, digest, task.progress, done)
 
     _apply(task, plan, dry_run=bool(options["dry_run"]))
 

@@ -14,7 +14,7 @@ from service.api.parameters import ModelName
 from service.api.responding import ETAG, UPLOAD_PROBLEMS, accepted
 from service.api.schemas import ModelAnswer, ModelsAnswer, RegisteredAnswer
 from service.api.uploads import AskedDep, body_file, submitted
-from service.catalog import Catalog, expect_revision
+from service.catalog import expect_revision
 from service.errors import (
     ChangedSince,
     CrossSite,
@@ -28,6 +28,7 @@ from service.errors import (
 )
 from service.store.database import Overtaken
 from service.store.fetch import UrlNotAllowed
+from service.store.tables import ChangeRow
 
 router = APIRouter(prefix="/v1/models", tags=["catalog"], responses=problem_response(StorageUnavailable))
 
@@ -55,7 +56,7 @@ REGISTER_BODY = {
 @router.get("", summary="List models", response_description="All models, by name.", response_model=ModelsAnswer)
 def list_models(catalog: CatalogDep) -> Response:
     """Every registered model with what is live of it."""
-    return Json({"models": [_brief(catalog, name) for name in catalog.database.models()]})
+    return Json({"models": [_brief(head, method) for head, method in catalog.database.newest_changes()]})
 
 
 @router.post(
@@ -152,9 +153,10 @@ def delete_model(model: ModelName, catalog: CatalogDep, follower: FollowerDep, r
     return Response(status_code=204)
 
 
-def _brief(catalog: Catalog, name: str) -> dict[str, Any]:
-    head = catalog.database.newest_change(name)
-    return {"name": name, "revision": head.revision, "active": answers.active(catalog.state(head))}
+def _brief(head: ChangeRow, method: str) -> dict[str, Any]:
+    calibration = {"id": f"c{head.calibration}", "method": method}
+    active = {"version": str(head.version), "calibration": calibration, "prior": head.prior}
+    return {"name": head.model, "revision": head.revision, "active": active}
 
 
 def _is_json(request: Request) -> bool:

@@ -2,13 +2,14 @@
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import CrossSite, problem
+from service.errors import CrossSite, told
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class RefuseCrossSite:
-    """Refuses requests that browsers mark as coming from another site (Fetch Metadata, `Sec-Fetch-Site`).
+    """Refuses requests that browsers mark as coming from another site (Fetch Metadata, `Sec-Fetch-Site`; without that,
+    which browsers send to trustworthy addresses only, an `Origin` that is not this host).
 
     Without keys, listening on loopback keeps other machines out, but not a page in a browser on this one: it may send a
     form anywhere. Clients that are no browsers do not send the header and are not touched.
@@ -19,9 +20,15 @@ class RefuseCrossSite:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] not in READING:
-            site = next((value for name, value in scope["headers"] if name == b"sec-fetch-site"), b"none")
-            if site == b"cross-site":
+            headers = dict(scope["headers"])
+            site = headers.get(b"sec-fetch-site")
+            if site == b"cross-site" or (site is None and _is_foreign(headers)):
                 error = CrossSite("a page of another site sent this; use the service's own pages or a client program.")
-                await problem(error)(scope, receive, send)
+                await told(scope, error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+def _is_foreign(headers: dict[bytes, bytes]) -> bool:
+    origin = headers.get(b"origin")
+    return origin is not None and origin.partition(b"://")[2].lower() != headers.get(b"host", b"").lower()

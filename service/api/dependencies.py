@@ -69,7 +69,7 @@ SettingsDep = Annotated[Settings, Depends(_settings)]
 
 async def _body(request: Request, settings: SettingsDep) -> Body:
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    data = await _read(request, settings.max_body_bytes)
+    data = await read(request, settings.max_body_bytes)
     if not data:
         raise InvalidRequest("the body is empty. Send a file: with curl, --data-binary @FILE.")
     if kind != FORM:
@@ -81,7 +81,7 @@ async def _body(request: Request, settings: SettingsDep) -> Body:
 BodyDep = Annotated[Body, Depends(_body)]
 
 
-async def _read(request: Request, limit: int) -> bytes:
+async def read(request: Request, limit: int) -> bytes:
     """The whole body; counted while it arrives, because a length may be missing or wrong."""
     rule = f"a body has at most {limit:,} bytes (EQUIPOISE_MAX_BODY_BYTES)"
     return b"".join([chunk async for chunk in chunks(request, limit, rule)])
@@ -152,7 +152,10 @@ def _actor(
         Header(alias="From", max_length=200, description="Who asks, for the history.", examples=["ada@example.org"]),
     ] = None,
 ) -> str | None:
-    return sender
+    try:  # header values arrive as Latin-1
+        return None if sender is None else sender.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return sender
 
 
 ActorDep = Annotated[str | None, Depends(_actor)]

@@ -5,6 +5,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
+from service.api.oip_errors import INFERENCE_ERROR_SCHEMA
+from service.api.oip_schemas import REQUEST_SCHEMAS
 from service.errors import PROBLEM_SCHEMA
 
 DERIVED = ("HTTPValidationError", "ValidationError")
@@ -22,7 +24,7 @@ class Documented(FastAPI):
             schemas = document["components"]["schemas"]
             for name in DERIVED:
                 schemas.pop(name, None)
-            schemas["Problem"] = PROBLEM_SCHEMA
+            schemas |= {"Problem": PROBLEM_SCHEMA, "InferenceError": INFERENCE_ERROR_SCHEMA, **REQUEST_SCHEMAS}
         assert self.openapi_schema is not None
         return self.openapi_schema
 

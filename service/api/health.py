@@ -3,10 +3,11 @@
 from fastapi import APIRouter, Response
 
 from service.api.dependencies import FollowerDep, Json
+from service.api.oip_errors import inference_response
 from service.api.schemas import LiveAnswer, ReadyAnswer
-from service.errors import NotReady, problem_response
+from service.errors import InternalError, NotReady
 
-router = APIRouter(prefix="/v2/health", tags=["health"])
+router = APIRouter(prefix="/v2/health", tags=["health"], responses=inference_response(InternalError))
 
 
 @router.get("/live", summary="Liveness", response_description="The process lives.", response_model=LiveAnswer)
@@ -20,7 +21,7 @@ def liveness() -> Response:
     summary="Readiness",
     response_description="Every registered model can answer.",
     response_model=ReadyAnswer,
-    responses=problem_response(NotReady),
+    responses=inference_response(NotReady),
 )
 def readiness(follower: FollowerDep) -> Response:
     """Ready when every registered model can answer; otherwise says what is missing.

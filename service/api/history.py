@@ -1,9 +1,13 @@
 """What was done to a model, and undoing it."""
 
+import os
 import re
+from collections.abc import Iterator
+from io import BufferedReader
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
+from fastapi.responses import StreamingResponse
 
 from service import answers, changes
 from service.api.dependencies import ActorDep, CatalogDep, CheckDep, FollowerDep, Json
@@ -12,6 +16,7 @@ from service.api.responding import BINARY, CHANGE_PROBLEMS, apply, tagged
 from service.api.schemas import ChangeAnswer, ChangedAnswer, HistoryAnswer
 from service.catalog import expect_revision
 from service.errors import NothingToUndo, StorageUnavailable, UnknownModel, UnknownRevision, problem_response
+from service.store.folder import chunks_of
 from service.store.tables import ChangeRow
 
 router = APIRouter(prefix="/v1/models/{model}", tags=["recalibration"], responses=problem_response(StorageUnavailable))
@@ -58,7 +63,10 @@ def get_change_file(model: ModelName, revision: RevisionNumber, catalog: Catalog
     if row.file_digest is None:
         raise UnknownRevision(f"revision {row.revision} of model {model!r} ({row.action}) came without a file.")
     headers = {"ETag": f'"{row.file_digest}"', "Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"}
-    return Response(catalog.artifacts.get(row.file_digest), media_type="application/octet-stream", headers=headers)
+    path = catalog.artifacts.path(row.file_digest)
+    file = path.open("rb")  # at once: a cached copy may be removed
+    length = {"Content-Length": str(os.fstat(file.fileno()).st_size)}
+    return StreamingResponse(_pieces(file), media_type="application/octet-stream", headers=headers | length)
 
 
 @router.post(
@@ -90,6 +98,11 @@ def undo(
         expect_revision(model, None if revision is None else [revision])(head)
 
     return apply(catalog, follower, model, changes.undo(catalog, model), both, actor)
+
+
+def _pieces(file: BufferedReader) -> Iterator[bytes]:
+    with file:
+        yield from chunks_of(file)
 
 
 def _change(catalog: CatalogDep, model: str, revision: str) -> ChangeRow:

@@ -175,7 +175,7 @@ def score(
     with one or more image files; logits as JSON; or an `.npy` file of logits `(C,)` or `(N, C)`. With JSON logits the
     options may stand in the body as well, each in one place only.
     """
-    live = _asked_for(follower, model, query)
+    live = asked_for(follower, model, version=query.version, calibration=query.calibration)
     options = Options(prior=query.prior, kappa=query.kappa, top_k=query.top_k, explain=query.explain)
     if body.kind == "application/json":
         request = _logits_request(body.data)
@@ -186,15 +186,15 @@ def score(
     return Json(scoring.score(live, logits, options))
 
 
-def _asked_for(follower: Follower, model: str, query: ScoreOptions) -> LiveModel:
+def asked_for(follower: Follower, model: str, *, version: str | None, calibration: str | None) -> LiveModel:
     """The live state, or the version or calibration that the request names."""
     live = follower.registry.get(model)
-    if query.version is None and query.calibration is None:
+    if version is None and calibration is None:
         return live
-    if query.version is not None and query.calibration is not None:
+    if version is not None and calibration is not None:
         raise InvalidRequest("a calibration belongs to a version: give `version` or `calibration`, not both.")
-    number = None if query.calibration is None else number_of(model, query.calibration)
-    return follower.variant(live, version=query.version, calibration=number)
+    number = None if calibration is None else number_of(model, calibration)
+    return follower.variant(live, version=version, calibration=number)
 
 
 def _logits(live: LiveModel, body: Body, max_pixels: int) -> FloatArray:

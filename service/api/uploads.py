@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import re
 import tempfile
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -21,15 +22,18 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service import answers
 from service.api.dependencies import FORM, ActorDep, Json, chunks
-from service.errors import InvalidRequest, JobEnded, answer_of, etag, problem
+from service.errors import InvalidRequest, JobEnded, StorageUnavailable, answer_of, etag, problem
 from service.store.database import now
 from service.store.jobs import ENDED
 from service.store.keeping import UPLOAD_FOLDER
 from service.store.tables import JobRow
 
+log = logging.getLogger(__name__)
+
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.01, 0.25
 LONGEST_WAIT_SECONDS = 300.0
-MAX_FIELD_BYTES = 1 << 20  # of a form's texts
+MAX_PARTS = 20  # files of a form, and texts; an import has the most
+MAX_FIELD_BYTES = 1 << 20  # of a form's texts, which are held in memory
 MAKING = ("register", "import")  # kinds of jobs whose model need not exist
 KEY = re.compile(r"[\x21-\x7e]{1,200}")
 
@@ -109,9 +113,10 @@ async def form_of(request: Request) -> AsyncGenerator[FormData, None]:
     """The form of a request; its files are on disk where they are large. Raises: BodyTooLarge, InvalidRequest."""
     if _kind(request) != FORM:
         raise InvalidRequest(f"this takes a form ({FORM}), as curl -F name=@FILE sends it; got {_kind(request)!r}.")
-    parser = MultiPartParser(request.headers, _chunks(request), max_part_size=MAX_FIELD_BYTES)
+    bounds = {"max_files": MAX_PARTS, "max_fields": MAX_PARTS, "max_part_size": MAX_FIELD_BYTES}
     try:
-        form = await parser.parse()
+        with _on_disk():
+            form = await MultiPartParser(request.headers, _chunks(request), **bounds).parse()
     except (MultiPartException, KeyError) as error:
         raise InvalidRequest(f"the form cannot be read: {error}. Send files as curl -F file=@FILE does.") from error
     try:
@@ -124,8 +129,20 @@ async def form_of(request: Request) -> AsyncGenerator[FormData, None]:
 async def upload_folder(request: Request) -> AsyncGenerator[Path, None]:
     """An empty folder that goes with the block."""
     folder = request.app.state.settings.state_dir
-    with tempfile.TemporaryDirectory(prefix=UPLOAD_FOLDER, dir=folder) as made:
+    with _on_disk(), tempfile.TemporaryDirectory(prefix=UPLOAD_FOLDER, dir=folder) as made:
         yield Path(made)
+
+
+@contextmanager
+def _on_disk() -> Iterator[None]:
+    """Raises: StorageUnavailable when the disk takes nothing."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("an upload cannot be stored: %s", error)  # it names folders
+        raise StorageUnavailable(
+            "the disk cannot take the upload; nothing was changed. The log has the reason."
+        ) from error
 
 
 def _copy(file: UploadFile, path: Path) -> None:

@@ -1,8 +1,10 @@
 """The command `equipoise`. Training is reached by lazy imports, so that serving works without torch."""
 
 import sys
+from typing import NoReturn
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 
 import service.cli.serving as serving
@@ -40,5 +42,13 @@ def main() -> None:
     try:
         app(prog_name="equipoise")
     except CalibrationError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print("error:", str(error), style="red", markup=False)
-        sys.exit(1)
+        _refuse(str(error))
+    except ValidationError as error:  # of the settings: everything else that is validated answers requests
+        _refuse(
+            "; ".join(f"EQUIPOISE_{'.'.join(map(str, each['loc'])).upper()}: {each['msg']}" for each in error.errors())
+        )
+
+
+def _refuse(message: str) -> NoReturn:
+    Console(stderr=True, soft_wrap=True, highlight=False).print("error:", message, style="red", markup=False)
+    sys.exit(1)

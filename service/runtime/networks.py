@@ -50,6 +50,11 @@ class Networks:
             self._keep(digest, runner, len(data))
         return runner
 
+    def drop(self, digest: str) -> None:
+        """Put a network out. Runs that have begun end as they would have."""
+        with self._lock:
+            self._loaded.pop(digest, None)
+
     def has_room(self) -> bool:
         """Whether a further network, as large as the largest so far, can be loaded without putting one out."""
         with self._lock:
@@ -91,13 +96,20 @@ class StoredNetwork:
         """Raises: InvalidBundle, StorageUnavailable."""
         return self._networks.get(self._digest, self.num_classes, self._size)
 
+    def unload(self) -> None:
+        """Take it out of memory, for all versions that share the graph; whoever asks next loads it again."""
+        self._networks.drop(self._digest)
+
     def is_loaded(self) -> bool:
         return self._digest in self._networks.digests()
 
     def run(self, images: UInt8Array) -> FloatArray:
-        """Raises: ModelNotLoaded when it is not in memory and cannot be loaded."""
+        """Raises: ModelNotLoaded."""
+        return self.demanded().run(images)
+
+    def demanded(self) -> LogitRunner:
+        """Raises: ModelNotLoaded, with the reason, when it is not in memory and cannot be loaded."""
         try:
-            runner = self.load()
+            return self.load()
         except CalibrationError as error:
             raise ModelNotLoaded(f"model {self._model!r} is registered but cannot be loaded: {error}") from error
-        return runner.run(images)

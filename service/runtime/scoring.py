@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,26 @@ class Options:
     explain: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scored:
+    """From logits to scores, `(N, C)`. Args: prior, None for the word `none`; named, what answers say of the prior."""
+
+    raw: RawLogits
+    debiased: DebiasedLogits
+    scores: FloatArray
+    prior: ClassPrior | None
+    named: dict[str, Any]
+
+
+def scored(live: LiveModel, logits: FloatArray, options: Options) -> Scored:
+    """Args: logits `(N, C)`, raw. Raises: as `score`."""
+    raw = RawLogits(logits)
+    debiased = live.deployment.calibration.debias(raw)
+    named, prior = _prior(live, options)
+    scores = debiased.scores() if prior is None else debiased.adjust(prior).scores()
+    return Scored(raw=raw, debiased=debiased, scores=scores, prior=prior, named=named)
+
+
 def score(live: LiveModel, logits: FloatArray, options: Options) -> dict[str, Any]:
     """The answer to a scores request, ready for orjson with numpy; it depends on the state and the input alone.
 
@@ -41,19 +62,16 @@ def score(live: LiveModel, logits: FloatArray, options: Options) -> dict[str, An
     """
     if options.top_k is not None and not 1 <= options.top_k <= len(live.class_names):
         raise InvalidRequest(f"top_k is 1 to {len(live.class_names)}, the number of classes; got {options.top_k}.")
-    raw = RawLogits(logits)
-    debiased = live.deployment.calibration.debias(raw)
-    named, prior = _prior(live, options)
-    scores = debiased.scores() if prior is None else debiased.adjust(prior).scores()
-    results = [_result(live.class_names, row, options.top_k) for row in scores]
+    found = scored(live, logits, options)
+    results = [_result(live.class_names, row, options.top_k) for row in found.scores]
     if options.explain:
-        for result, explanation in zip(results, _explain(raw, debiased, scores, prior), strict=True):
+        for result, explanation in zip(results, _explain(found), strict=True):
             result["explain"] = explanation
     return {
         "model": live.name,
         "version": live.version,
         "calibration": {"id": live.calibration, "method": live.deployment.calibration.method},
-        "prior": named,
+        "prior": found.named,
         "results": results,
     }
 
@@ -166,6 +184,11 @@ def _rows(array: Any) -> FloatArray:
 
 
 def _numbers(values: Any, error_class: type[InvalidLogits | InvalidPrior], rule: str) -> Any:
+    level = [values]
+    while level:  # before NumPy, which gives every element the room of the longest text among them
+        if str in set(map(type, level)):
+            raise error_class(f"{rule}; got text among them.")
+        level = list(chain.from_iterable(each for each in level if isinstance(each, list)))
     try:
         array = np.array(values)
     except (ValueError, OverflowError) as error:
@@ -215,13 +238,12 @@ def _result(class_names: Sequence[str], scores: FloatArray, top_k: int | None) -
     return result | {"top": [{"class": class_names[index], "score": scores[index]} for index in order]}
 
 
-def _explain(
-    raw: RawLogits, debiased: DebiasedLogits, scores: FloatArray, prior: ClassPrior | None
-) -> list[dict[str, Any]]:
+def _explain(found: Scored) -> list[dict[str, Any]]:
     """Probabilities at each step; the log prior shift is null (minus infinity) for a class that cannot occur."""
-    implied = debiased.implied_prior
+    implied, prior = found.debiased.implied_prior, found.prior
     shift = np.zeros(implied.num_classes) if prior is None else prior.log_probs - implied.log_probs
+    steps = zip(found.raw.scores(), softmax(found.debiased.values), found.scores, strict=True)
     return [
         {"raw": before, "debiased": between, "adjusted": after, "log_prior_shift": shift}
-        for before, between, after in zip(raw.scores(), softmax(debiased.values), scores, strict=True)
+        for before, between, after in steps
     ]

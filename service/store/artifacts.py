@@ -34,6 +34,7 @@ class Place(Protocol):
     def put(self, source: BufferedIOBase) -> str: ...
     def get(self, digest: str) -> bytes: ...
     def path(self, digest: str) -> Path: ...
+    def holds(self, digest: str) -> bool: ...
     def delete(self, digest: str) -> None: ...
 
 
@@ -80,6 +81,11 @@ class ArtifactStore:
         """
         with _reading(digest):
             return self._place.path(digest)
+
+    def holds(self, digest: str) -> bool:
+        """Whether an artifact need not be put again. Raises: StorageUnavailable."""
+        with _reading(digest):
+            return self._place.holds(digest)
 
     def delete(self, digest: str) -> None:
         """Remove an artifact; one that is gone is fine. Raises: StorageUnavailable."""

@@ -69,9 +69,13 @@ class Database:
         overdue = self._silent_at is not None and monotonic() > self._silent_at
         return self._down or ("the database does not answer" if overdue else None)
 
-    def heard(self, *, expect_within: float | None = None) -> None:
-        """It has answered a probe; the next answer is due within so many seconds, if another probe is to come."""
-        self._silent_at = None if expect_within is None else monotonic() + expect_within
+    def asked(self, *, expect_within: float) -> None:
+        """It is being probed, and the answer is due within so many seconds."""
+        self._silent_at = monotonic() + expect_within
+
+    def heard(self) -> None:
+        """It has answered a probe. What the prober does until the next one may take its time."""
+        self._silent_at = None
         self._down = None
 
     def not_heard(self) -> None:
@@ -83,6 +87,14 @@ class Database:
         with self._connected(self.engine) as session:
             found = session.execute(select(ModelRow.name, ModelRow.created_at, ModelRow.revision)).all()
         return {name: (created_at, revision) for name, created_at, revision in found}
+
+    def newest_changes(self) -> Sequence[tuple[ChangeRow, str]]:
+        """Of every model, by name; with the method of the calibration that is live."""
+        newest = (ChangeRow.model == ModelRow.name) & (ChangeRow.revision == ModelRow.revision)
+        live = (CalibrationRow.model == ChangeRow.model) & (CalibrationRow.number == ChangeRow.calibration)
+        query = select(ChangeRow, CalibrationRow.method).join(ModelRow, newest).join(CalibrationRow, live)
+        with self.reading() as session:
+            return [(row, method) for row, method in session.execute(query.order_by(ChangeRow.model))]
 
     def models(self) -> list[str]:
         return list(self._rows(select(ModelRow.name).order_by(ModelRow.name)))
@@ -138,9 +150,11 @@ class Database:
         return found
 
     def prior_edition(self, model: str, name: str, edition: int) -> PriorRow:
+        """Raises: UnknownPrior."""
         with self.reading() as session:
             found = session.get(PriorRow, (model, name, edition))
-        assert found is not None  # only editions that changes name are asked for
+        if found is None:  # the model was deleted in this moment
+            raise UnknownPrior(f"model {model!r} has no edition {edition} of a prior {name!r}.")
         return found
 
     def newest_edition(self, model: str, name: str) -> int:
@@ -149,7 +163,9 @@ class Database:
         return int(self._rows(query)[0] or 0)
 
     def versions(self, model: str, *, deleted: bool = False) -> Sequence[VersionRow]:
+        """Without their manifests, which are large: `version` reads that of one."""
         query = select(VersionRow).where(VersionRow.model == model).order_by(VersionRow.number)
+        query = query.options(defer(VersionRow.manifest))
         return self._rows(query if deleted else query.where(VersionRow.deleted_at.is_(None)))
 
     def calibrations(self, model: str) -> Sequence[CalibrationRow]:
@@ -186,8 +202,8 @@ class Database:
     def report(self, model: str, revision: int) -> dict[str, Any] | None:
         """What was compared when a change was made, if anything was."""
         query = select(ChangeRow.report).where(ChangeRow.model == model, ChangeRow.revision == revision)
-        found: dict[str, Any] | None = self._rows(query)[0]
-        return found
+        found: list[dict[str, Any] | None] = list(self._rows(query))
+        return found[0] if found else None
 
     def used_calibrations(self, model: str) -> Sequence[int]:
         """The number that was live after each change, the oldest first."""
@@ -257,8 +273,19 @@ class Database:
         """A transaction that commits at the end of the block, and rolls back when the block raises."""
         self._refuse_when_down()
         engine: Engine = self.engine.execution_options(begin="IMMEDIATE")
-        with self._connected(engine) as session, session.begin():
-            yield session
+        committing = False
+        try:
+            with self._connected(engine) as session, session.begin():
+                yield session
+                session.flush()
+                committing = True
+        except StorageUnavailable as error:
+            if committing and isinstance(error.__cause__, DBAPIError) and error.__cause__.connection_invalidated:
+                raise StorageUnavailable(
+                    "the database was lost in the moment of a commit: the change may have been made. Look at the "
+                    "history before you send it again, or send an upload again under the same Idempotency-Key."
+                ) from error
+            raise
 
     def _refuse_when_down(self) -> None:
         why = self.down

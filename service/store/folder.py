@@ -70,6 +70,14 @@ class Folder:
             raise Damaged
         return path
 
+    def holds(self, digest: str) -> bool:
+        """Whether it is there and sound."""
+        try:
+            self.path(digest)
+        except (FileNotFoundError, Damaged):
+            return False
+        return True
+
     def delete(self, digest: str) -> None:
         self._file(digest).unlink(missing_ok=True)
 

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Select, delete, func, or_, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session, aliased, defer
+from sqlalchemy.orm.attributes import set_committed_value
 
 from service.errors import IdempotencyKeyReused, TooManyJobs, UnknownJob
 from service.store.database import Database, now
@@ -70,9 +71,16 @@ class Jobs:
         return found
 
     def newest(self, *, model: str | None, limit: int) -> Sequence[JobRow]:
-        query = select(JobRow).order_by(JobRow.number.desc()).limit(limit)
+        """Without their results, which are large: of a registration the name of the model that it made."""
+        query = select(JobRow).order_by(JobRow.number.desc()).limit(limit).options(defer(JobRow.result))
         with self._database.reading() as session:
-            return session.scalars(query if model is None else query.where(JobRow.target == model)).all()
+            rows = session.scalars(query if model is None else query.where(JobRow.target == model)).all()
+            unnamed = JobRow.number.in_([row.number for row in rows if not row.target])
+            models = session.execute(select(JobRow.number, JobRow.result["model"].as_string()).where(unnamed))
+            made = {number: {"model": name} for number, name in models if name is not None}
+            for row in rows:
+                set_committed_value(row, "result", made.get(row.number))
+            return rows
 
     def claim(self, owner: str) -> JobRow | None:
         """Take the oldest job that nobody works on, of a model that no other job is worked on."""

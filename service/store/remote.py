@@ -93,6 +93,13 @@ class Remote:
             return cached
         return self._cache.add(digest, map(bytes, obstore.get(self._store, key_of(digest)).stream(CHUNK_BYTES)))
 
+    def holds(self, digest: str) -> bool:
+        """Whether the store has it, whatever the cache says."""
+        with suppress(FileNotFoundError, PermissionDeniedError):
+            obstore.head(self._store, key_of(digest))
+            return True
+        return False
+
     def delete(self, digest: str) -> None:
         with suppress(FileNotFoundError):
             obstore.delete(self._store, key_of(digest))

@@ -15,6 +15,7 @@ from tests.service.api.asking import (
     SCORES,
     TARGET,
     history,
+    inference_refused,
     live,
     refused,
     scores,
@@ -152,9 +153,8 @@ def test_readiness_names_a_model_that_cannot_be_loaded_and_the_others_answer(
     artifact(tmp_path, pets).write_bytes(b"damaged")
     service = make_service()
     answer = service.get("/v2/health/ready")
-    refused(answer, 503, "not-ready", "pets")
-    (error,) = answer.json()["errors"]
-    assert error["message"].startswith("model pets: artifact")
+    inference_refused(answer, 503, "not ready: model pets: artifact")
+    assert answer.headers["retry-after"] == "2"
     refused(service.post(SCORES, json={"logits": LOGITS}), 503, "model-not-loaded", "damaged")
     assert service.post("/v1/models/birds/scores", json={"logits": LOGITS}).status_code == 200
     assert service.get("/v2/health/live").json() == {"live": True}
@@ -177,7 +177,7 @@ def test_an_undo_to_a_version_that_cannot_be_loaded_changes_nothing(
 def test_a_service_without_a_model_is_not_ready(make_service: Start) -> None:
     service = make_service()
     assert service.get("/v1/models").json() == {"models": []}
-    refused(service.get("/v2/health/ready"), 503, "not-ready", "no model is registered")
+    inference_refused(service.get("/v2/health/ready"), 503, "no model is registered")
 
 
 def test_an_upload_that_cannot_be_stored_is_not_acknowledged(make_service: Start, pets: Made, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from service.runtime.live import LiveModel
 from service.runtime.networks import Networks
 from service.store.artifacts import ArtifactStore
 from service.store.database import Database
-from service.store.tables import ChangeRow, ModelRow, VersionRow
+from service.store.tables import CalibrationRow, ChangeRow, ModelRow, VersionRow
 from tests.service.bundles import CLASSES, HEIGHT, WIDTH, Made
 
 IMAGES = np.zeros((1, HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -43,6 +43,9 @@ class Process:
 
     def activate_prior(self, name: str, model: str = "pets") -> None:
         self.catalog.change(model, changes.activate_prior(self.catalog, model, name))
+
+    def set_prior(self, name: str, law: dict[str, float] | list[float]) -> None:
+        self.catalog.change("pets", changes.set_prior(self.catalog, "pets", name, law))
 
     def live(self, model: str = "pets") -> LiveModel:
         return self.follower.registry.get(model)
@@ -105,7 +108,7 @@ def test_a_change_in_one_process_is_live_in_the_other(start: Start, pets: Made) 
     one.register(pets)
     other.follower.follow()
     assert (other.live().revision, other.live().prior) == (1, "uniform")
-    one.catalog.change("pets", changes.set_prior(one.catalog, "pets", "shop", LAW))
+    one.set_prior("shop", LAW)
     one.activate_prior("shop")
     other.follower.follow()
     assert (other.live().revision, other.live().prior) == (3, "shop")
@@ -215,7 +218,11 @@ def test_a_version_that_cannot_be_loaded_is_not_waited_for_once_it_is_undone(
     ("damage", "reason"),
     [
         (update(VersionRow).where(VersionRow.model == "pets").values(manifest={"files": 3}), "format version"),
-        (update(ChangeRow).where(ChangeRow.model == "pets").values(prior_edition=9), "the log has the reason"),
+        (
+            update(ChangeRow).where(ChangeRow.model == "pets").values(prior_edition=9),
+            "no edition 9 of a prior 'uniform'",
+        ),
+        (update(CalibrationRow).where(CalibrationRow.model == "pets").values(ledger={}), "the log has the reason"),
     ],
 )
 def test_a_model_that_could_never_be_loaded_says_why_and_the_others_are_followed(
@@ -276,6 +283,72 @@ def test_a_model_registered_here_while_others_are_looked_at_does_not_vanish(
     process.catalog.close()
 
 
+def test_while_a_large_network_is_loaded_the_database_is_not_taken_for_gone(
+    start: Start, make_bundle: Callable[..., Made]
+) -> None:
+    one, other = start(), start()
+    down = []
+
+    def read(digest: str) -> bytes:
+        time.sleep(0.1)  # longer than the database may be silent
+        down.append(other.database.down)
+        return other.catalog.artifacts.get(digest)
+
+    networks = Networks(read, limit_bytes=1 << 30, threads=1)
+    other.follower = Follower(other.catalog, networks, silent_seconds=0.05)
+    one.register(make_bundle("ants", name="ants"), make_bundle("bees", name="bees", seed=2))
+    other.follower.follow()
+    assert (down, other.follower.registry.missing()) == ([None, None], [])
+
+
+def test_a_stored_prior_is_held_once_and_offered_where_it_speaks_of_the_live_classes(
+    start: Start, pets: Made, make_bundle: Callable[..., Made]
+) -> None:
+    one, other = start(), start()
+    one.register(pets)
+    one.set_prior("shop", LAW)
+    other.follower.follow()
+    before = other.live().stored_priors["shop"]
+    one.set_prior("field", [1, 1, 1, 2])
+    other.follower.follow()
+    assert sorted(other.live().stored_priors) == ["field", "shop"]
+    assert other.live().stored_priors["shop"] is before
+    one.register(make_bundle("another", classes=("car", "van"), counts=(9, 1)))
+    one.set_prior("road", [1, 3])
+    other.follower.follow()
+    assert list(other.live().stored_priors) == ["road"]
+    one.catalog.change("pets", changes.undo(one.catalog, "pets"))
+    other.follower.follow()
+    assert sorted(other.live().stored_priors) == ["field", "shop"]
+
+
+def test_the_active_prior_is_named_by_the_edition_that_scores_are_given_by(
+    url: str, tmp_path: Path, start: Start, pets: Made
+) -> None:
+    other = [9.0, 1.0, 1.0, 1.0]
+
+    class Late(Database):
+        """The prior gets another meaning just before its editions are read."""
+
+        def editions(self, model: str) -> dict[str, int]:
+            if one.database.newest_change("pets").revision == 3:
+                one.set_prior("shop", other)
+            return super().editions(model)
+
+    one = start()
+    one.register(pets)
+    one.set_prior("shop", LAW)
+    one.activate_prior("shop")
+    process = Process(Late(url), tmp_path / "artifacts")
+    process.follower.follow()
+    for edition, law in ((1, list(LAW.values())), (2, np.array(other) / 12)):
+        assert process.live().prior_shown("shop") == {"name": "shop", "edition": edition}
+        np.testing.assert_allclose(process.live().deployment.prior.probs, law)
+        np.testing.assert_allclose(process.live().stored_priors["shop"].probs, law)
+        process.follower.follow()
+    process.catalog.close()
+
+
 def test_at_the_start_only_so_many_networks_are_loaded_as_there_is_room_for(
     start: Start, make_bundle: Callable[..., Made]
 ) -> None:
@@ -306,7 +379,7 @@ def test_the_network_of_a_new_version_is_in_memory_before_it_goes_live(
 
 
 def test_a_former_version_answers_when_it_is_asked_for_by_number_or_alias(
-    start: Start, make_bundle: Callable[..., Made]
+    url: str, start: Start, make_bundle: Callable[..., Made]
 ) -> None:
     old, new = make_bundle("old", seed=1), make_bundle("new", seed=2)
     process = start()
@@ -322,6 +395,9 @@ def test_a_former_version_answers_when_it_is_asked_for_by_number_or_alias(
     assert variant(live, version=None, calibration=1).version == "1"
     for same in ("production", "2", None):
         assert variant(live, version=same, calibration=None) is live
+    with gone(url, process):
+        assert variant(live, version="before", calibration=None).version == "1"  # it is in memory by now
+        assert variant(live, version=None, calibration=1).version == "1"
     with pytest.raises(UnknownVersion):
         variant(live, version="9", calibration=None)
     with pytest.raises(UnknownVersion):

@@ -20,6 +20,11 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
         yield from path.items()
 
 
+def by_path(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        yield from ((path, operation) for operation in methods.values())
+
+
 def test_every_route_has_a_summary_a_description_and_one_known_tag(document: dict[str, Any]) -> None:
     tags = {each["name"] for each in document["tags"]}
     found = list(operations(document))
@@ -51,8 +56,8 @@ def test_every_successful_answer_has_a_schema(document: dict[str, Any]) -> None:
     for _, operation in operations(document):
         for status, response in operation["responses"].items():
             if status.startswith("2") and status != "204":
-                (content,) = response["content"].values()
-                assert content["schema"], (operation["operationId"], status)
+                assert response["content"], (operation["operationId"], status)
+                assert all(content["schema"] for content in response["content"].values()), operation["operationId"]
 
 
 def test_the_bodies_of_the_raw_routes_are_described_with_examples(document: dict[str, Any]) -> None:
@@ -78,20 +83,37 @@ def test_the_bodies_of_the_raw_routes_are_described_with_examples(document: dict
     assert role["schema"]["enum"] == ["target", "training"]
 
 
-def test_errors_are_problem_documents_of_one_schema_and_say_when_to_try_again(document: dict[str, Any]) -> None:
-    assert set(document["components"]["schemas"]["Problem"]["required"]) == {"type", "title", "status", "detail"}
-    for _, operation in operations(document):
+def test_errors_have_one_schema_in_each_protocol_and_say_when_to_try_again(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    assert set(schemas["Problem"]["required"]) == {"type", "title", "status", "detail"}
+    assert schemas["InferenceError"]["required"] == ["error"]
+    told = {
+        "v1": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        "v2": {"application/json": {"schema": {"$ref": "#/components/schemas/InferenceError"}}},
+    }
+    for path, operation in by_path(document):
         for status, response in operation["responses"].items():
             if int(status) >= 400:
-                problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
-                assert response["content"] == {"application/problem+json": problem}, operation["operationId"]
+                assert response["content"] == told[path.split("/")[1]], operation["operationId"]
                 assert ("Retry-After" in response.get("headers", {})) == (status in ("429", "503"))
+        assert ("422" in operation["responses"]) <= path.startswith("/v1")
+
+
+def test_the_bodies_of_the_inference_protocol_are_described_with_examples(document: dict[str, Any]) -> None:
+    for path in ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"):
+        operation = document["paths"][path]["post"]
+        content = operation["requestBody"]["content"]
+        assert set(content) == {"application/json", "application/octet-stream"}
+        assert [each["value"]["inputs"] for each in content["application/json"]["examples"].values()]
+        name = content["application/json"]["schema"]["$ref"].rsplit("/", 1)[-1]
+        assert document["components"]["schemas"][name]["required"] == ["inputs"]
+        assert set(operation["responses"]["200"]["content"]) == {"application/json", "application/octet-stream"}
 
 
 def test_a_route_documents_the_errors_that_it_gives_and_no_others(document: dict[str, Any]) -> None:
     assert set(document["paths"]["/v2/health/live"]["get"]["responses"]) == {"200", "500"}
-    assert set(document["paths"]["/v1/models"]["get"]["responses"]) == {"200", "500", "503"}
-    assert set(document["paths"]["/v1/models/{model}"]["get"]["responses"]) == {"200", "404", "500", "503"}
+    assert set(document["paths"]["/v1/models"]["get"]["responses"]) == {"200", "422", "500", "503"}
+    assert set(document["paths"]["/v1/models/{model}"]["get"]["responses"]) == {"200", "404", "422", "500", "503"}
     for method, operation in operations(document):
         assert ("403" in operation["responses"]) == (method in CHANGES), operation["operationId"]
 

@@ -28,6 +28,13 @@ def refused(response: httpx.Response, status: int, kind: str, *words: str) -> No
         assert word in document["detail"]
 
 
+def inference_refused(response: httpx.Response, status: int, *words: str) -> None:
+    assert response.headers["content-type"] == "application/json", response.text
+    assert (response.status_code, list(response.json())) == (status, ["error"]), response.text
+    for word in words:
+        assert word in response.json()["error"]
+
+
 def ask(service: Service, **options: Any) -> httpx.Response:
     return service.post(f"{MODEL}/scores", json={"logits": LOGITS}, **options)
 

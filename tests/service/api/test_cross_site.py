@@ -20,3 +20,10 @@ def test_pages_of_the_service_and_people_are_not(service, site):
 
 def test_reading_is_not_refused(service):
     assert service.get("/v1/models", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200
+
+
+def test_without_the_mark_the_origin_decides(service):
+    own, foreign = {"Origin": "http://service"}, {"Origin": "http://evil.example"}
+    assert service.post(UPLOAD, content=CSV, headers=foreign).status_code == 403
+    assert service.post(UPLOAD, content=CSV, headers={"Origin": "null"}).status_code == 403
+    assert service.post(UPLOAD, content=CSV, headers=own).status_code == 201

@@ -1,10 +1,13 @@
 """Who changed what, when, by which file and to what effect; undo beside changes of nothing live; deleting a model."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import httpx
 import numpy as np
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
 from tests.service.api.asking import (
     LOGITS,
@@ -28,9 +31,9 @@ Start = Callable[..., Service]
 def test_every_change_says_who_when_and_by_which_file(service: Service) -> None:
     before = datetime.now(UTC)
     upload(service, name="summer", headers={"from": "ada@example.org"})
-    service.post(f"{MODEL}/undo", headers={"from": "bob@example.org"})
+    service.post(f"{MODEL}/undo", headers={"from": "josé@example.org".encode()})
     first, uploaded, undone = history(service)
-    assert [row["actor"] for row in (first, uploaded, undone)] == [None, "ada@example.org", "bob@example.org"]
+    assert [row["actor"] for row in (first, uploaded, undone)] == [None, "ada@example.org", "josé@example.org"]
     assert before <= datetime.fromisoformat(uploaded["created_at"]) <= datetime.fromisoformat(undone["created_at"])
     kept = service.get(f"{MODEL}/history/2/file")
     assert (kept.content, kept.headers["etag"]) == (TARGET, f'"{uploaded["file_digest"]}"')
@@ -59,6 +62,29 @@ def test_the_files_of_all_uploads_are_kept_even_where_their_calibration_is_delet
     assert service.delete(f"{MODEL}/calibrations/c3").status_code == 200
     assert [service.get(f"{MODEL}/history/{number}/file").content for number in (2, 3, 4)] == files
     assert service.get(f"{MODEL}/history/3").json()["metrics"] is not None
+
+
+def test_a_large_file_of_a_change_is_sent_in_pieces_and_not_held_as_a_whole(service: Service) -> None:
+    spaces = b" " * (3 << 20)
+    file = b'{"logits": [[3, 0, 0, 0], [0, 3, 0, 0]], "labels": ["ant", "bee"]}' + spaces
+    assert service.post(f"{MODEL}/calibration-set", content=file).status_code == 201
+    largest = 0
+
+    async def watched(scope: Scope, receive: Receive, send: Send) -> None:
+        async def count(message: Message) -> None:
+            nonlocal largest
+            largest = max(largest, len(message.get("body", b"")))
+            await send(message)
+
+        await service.app(scope, receive, count)
+
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=watched), base_url="http://service") as client:
+            return await client.get(f"{MODEL}/history/2/file")
+
+    kept = asyncio.run(ask())
+    assert (kept.content, kept.headers["content-length"]) == (file, str(len(file)))
+    assert largest <= 1 << 20
 
 
 @pytest.mark.parametrize("revision", ["0", "9", "x", "99999999999"])

@@ -152,6 +152,15 @@ def test_a_part_that_comes_twice_is_refused(service: Service) -> None:
     refused(answer, 422, "invalid-request", "counts came more often")
 
 
+@pytest.mark.parametrize("value", ["1", ("a", b"1")])
+def test_a_form_of_more_parts_than_any_import_has_is_refused_before_it_fills_the_memory(
+    service: Service, value: object
+) -> None:
+    parts = {f"p{number}": value for number in range(21)}
+    sent = {"data": parts, "files": {"counts": b"1"}} if value == "1" else {"files": parts}
+    refused(service.post(IMPORT, **sent), 422, "invalid-request", "Too many", "20")
+
+
 def test_training_logits_are_refused(service: Service) -> None:
     refused(send(service, logits=npz(labelled(), split="train")), 409, "leaked-split")
 

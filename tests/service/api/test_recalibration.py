@@ -94,6 +94,18 @@ def test_a_known_name_gets_another_meaning_as_a_new_edition_and_an_undo_takes_it
     assert after.json()["prior"] == {"name": "summer", "edition": 3}
 
 
+def test_the_report_says_whether_an_undo_gives_a_name_its_former_meaning_back(service: Service) -> None:
+    for active, words, edition in ((True, "gives the name its former meaning back", 3), (False, "leaves it so", 4)):
+        upload(service, name="summer")
+        if not active:
+            service.post(f"{MODEL}/priors/uniform/activate")
+        answer = upload(service, other_target(50), name="summer").json()
+        assert any(f"An undo {words}." in warning for warning in answer["warnings"])
+        service.post(answer["undo"]["href"])
+        summer = service.get(f"{MODEL}/priors/summer").json()
+        assert (summer["edition"], summer["probs"]["ant"] == pytest.approx(0.05)) == (edition, active)
+
+
 @pytest.mark.parametrize("name", ["uniform", "training", "none", "", "a/b", "[1]", "x" * 65])
 def test_a_reserved_or_unusable_name_is_refused(service: Service, name: str) -> None:
     refused(upload(service, name=name), 422, "invalid-request", "name")

@@ -198,6 +198,17 @@ def test_an_upload_over_the_limit_is_refused(make_service: Start, pets: Made, tm
     nothing_came_of_it(service, tmp_path)
 
 
+def test_a_disk_that_takes_no_upload_is_no_defect_of_the_service(
+    make_service: Start, pets: Made, tmp_path: Path
+) -> None:
+    urls = {"database_url": f"sqlite:///{tmp_path / 'a.db'}", "artifacts_url": (tmp_path / "artifacts").as_uri()}
+    service = make_service(**urls)
+    (tmp_path / "state").rename(tmp_path / "aside")
+    refused(register(service, tarred(pets.path)), 503, "storage-unavailable", "nothing was changed")
+    (tmp_path / "aside").rename(tmp_path / "state")
+    assert register(service, tarred(pets.path)).status_code == 201
+
+
 # By URL
 
 

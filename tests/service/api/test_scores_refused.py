@@ -29,6 +29,7 @@ from tests.service.conftest import Service, npy, png
         ([], "invalid-logits"),
         ([[]], "invalid-logits"),
         ([["1", "2", "3", "4"]], "invalid-logits"),
+        ([["1" * 1_000_000] + [1] * 100_000], "invalid-logits"),  # as one array of texts: 400 GB
         ([[None, 1, 2, 3]], "invalid-logits"),
         ([[{}, 1, 2, 3]], "invalid-logits"),
         ("1,2,3,4", "invalid-logits"),

@@ -182,8 +182,14 @@ def test_a_deleted_version_is_gone_with_its_calibrations(two: Service) -> None:
         refused(asked, 404, "unknown-version", "no longer has")
     refused(ask(two, params={"calibration": "c1"}), 404, "unknown-calibration")
     refused(two.delete(f"{MODEL}/versions/1"), 404, "unknown-version")
-    refused(two.post(f"{MODEL}/undo"), 409, "nothing-to-undo", "has been deleted")
+    refused(two.post(f"{MODEL}/undo"), 409, "nothing-to-undo", "was deleted")
     assert [row["version"] for row in history(two)] == ["1", "2", "2"]
+
+
+def test_an_undo_passes_over_a_state_that_was_deleted(make_service: Start, two: Service, make_bundle: Make) -> None:
+    two = make_service(make_bundle("third", seed=9))  # version 3, in the same state folder
+    assert two.delete(f"{MODEL}/versions/2").status_code == 200
+    assert two.post(f"{MODEL}/undo").json()["active"]["version"] == "1"
 
 
 def test_what_is_live_or_has_a_name_is_not_deleted(two: Service) -> None:

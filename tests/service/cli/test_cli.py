@@ -244,6 +244,12 @@ class TestImport:
 
 
 class TestServe:
+    def test_a_setting_that_is_none(self, equipoise, monkeypatch):
+        monkeypatch.setenv("EQUIPOISE_WORKERS", "-1")
+        ran = equipoise("serve")
+        assert ran.code == 1
+        assert "error: EQUIPOISE_WORKERS: Input should be greater than or equal to 0" in ran.err
+
     def test_a_port_in_use(self, equipoise, tmp_path):
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))

@@ -43,6 +43,14 @@ def test_a_file_is_stored_like_its_bytes(store: ArtifactStore, tmp_path: Path, d
     assert store.path(digest).read_bytes() == data
 
 
+def test_what_the_store_has_lost_it_does_not_hold_whatever_the_cache_says(store: ArtifactStore, place: Place) -> None:
+    digest = store.put(b"content")
+    assert store.get(digest) == b"content"  # and a remote one is in the cache now
+    assert store.holds(digest)
+    place.open().delete(digest)
+    assert not store.holds(digest)
+
+
 def test_a_file_that_is_not_there_is_the_callers_error(store: ArtifactStore, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"missing\.onnx"):
         store.put_file(tmp_path / "missing.onnx")

@@ -1,10 +1,17 @@
 """The same behaviour on SQLite and on PostgreSQL."""
 
+import select
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import make_url
 from sqlalchemy.orm import Session
 
 from service.errors import (
@@ -169,12 +176,12 @@ def test_requests_are_refused_at_once_while_the_database_is_known_to_be_gone(dat
 
 
 def test_a_database_that_hangs_is_known_to_be_gone_when_its_answer_is_overdue(database: Database) -> None:
-    database.heard(expect_within=60)
+    database.asked(expect_within=60)
     assert database.models() == []
-    database.heard(expect_within=0)
+    database.asked(expect_within=0)
     with pytest.raises(StorageUnavailable, match="does not answer"):
         database.models()
-    database.heard(expect_within=60)
+    database.heard()
     assert database.models() == []
 
 
@@ -184,6 +191,49 @@ def test_connections_that_the_server_has_closed_are_replaced(postgres_url: str) 
     with psycopg.connect(postgres_url, autocommit=True) as other:
         other.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid != pg_backend_pid()")
     assert database.models() == ["pets"]
+    database.close()
+
+
+class Line(socketserver.BaseRequestHandler):
+    """A line to PostgreSQL; once the server is told to, it breaks after a COMMIT has passed, before its answer."""
+
+    server: Any
+
+    def handle(self) -> None:
+        client, broken = self.request, False
+        with socket.socket(socket.AF_UNIX) as database:
+            database.connect(self.server.database)
+            while True:
+                for source in select.select([client, database], [], [])[0]:
+                    data = source.recv(1 << 16)
+                    if not data or (broken and source is database):
+                        return
+                    broken = broken or (self.server.breaks and b"COMMIT" in data)
+                    (client if source is database else database).sendall(data)
+
+
+@pytest.fixture
+def line(postgres_url: str, tmp_path: Path) -> Iterator[Any]:
+    with socketserver.ThreadingUnixStreamServer(str(tmp_path / ".s.PGSQL.5432"), Line) as server:
+        there = f"{make_url(postgres_url).query['host']}/.s.PGSQL.5432"
+        vars(server).update(database=there, breaks=False, daemon_threads=True, block_on_close=False)
+        serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        serving.start()
+        yield server
+        server.shutdown()
+        serving.join()
+
+
+def test_a_connection_lost_in_a_commit_is_not_said_to_have_changed_nothing(
+    postgres_url: str, tmp_path: Path, line: Any
+) -> None:
+    database = Database(make_url(postgres_url).set(query={"host": str(tmp_path)}).render_as_string())
+    database.commit(change(1), first_rows())
+    line.breaks = True
+    with pytest.raises(StorageUnavailable, match="the change may have been made"):
+        database.commit(change(2))
+    line.breaks = False
+    assert database.newest_change("pets").revision == 2
     database.close()
 
 

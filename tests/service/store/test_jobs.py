@@ -238,6 +238,15 @@ def test_the_newest_jobs_are_listed_first(jobs: Jobs) -> None:
     assert [each.number for each in jobs.newest(model="pets", limit=9)] == [numbers[2], numbers[0]]
 
 
+def test_a_list_leaves_results_out_but_for_the_name_of_a_model_that_was_made(database: Database, jobs: Jobs) -> None:
+    for model in ("pets", ""):
+        jobs.submit(job(model))
+        with database.writing() as session:
+            jobs.finish(session, claimed(jobs), result={"model": model or "birds", "report": ["long"]}, revision=2)
+    jobs.submit(job(""))
+    assert [each.result for each in jobs.newest(model=None, limit=9)] == [None, {"model": "birds"}, None]
+
+
 def test_claimers_at_once_never_get_the_same_job_nor_two_of_one_model(jobs: Jobs, other_jobs: Jobs) -> None:
     for _ in range(5):
         for model in ("pets", "birds", "cars", "dogs"):
