@@ -32,6 +32,7 @@ from service.runtime.networks import Networks
 from service.settings import Settings
 from service.store.artifacts import ArtifactStore
 from service.store.database import Database
+from service.store.fetch import check_prefixes
 from service.store.jobs import Jobs
 from service.store.keeping import clear_left_overs
 from service.worker_process import WorkerProcess
@@ -112,7 +113,9 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
 
 
 def open_catalog(settings: Settings) -> Catalog:
-    """Raises: CannotStart when the state folder, the database or the artifact store cannot be opened."""
+    """Raises: CannotStart when the state folder, the database or the artifact store cannot be opened, or a prefix of
+    URLs is none."""
+    check_prefixes(settings.bundle_url_prefixes)
     try:
         settings.state_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -216,11 +216,14 @@ def _logits_request(data: bytes) -> LogitsRequest:
     document = scoring.read_json(data)
     if not isinstance(document, dict) or "logits" not in document:
         raise InvalidRequest('a JSON body is an object with the logits: {"logits": [[...]]}.')
+    rule = f"a JSON body holds {', '.join(LogitsRequest.model_fields)}"
+    if len(document) > len(LogitsRequest.model_fields):  # or millions of unknown members are millions of errors
+        raise InvalidRequest(f"{rule}; got {len(document)} members.")
     try:
         return LogitsRequest.model_validate(document)
     except ValidationError as error:
-        found = "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors())
-        raise InvalidRequest(f"a JSON body holds {', '.join(LogitsRequest.model_fields)}; {found}.") from error
+        found = "; ".join(f"{'.'.join(map(str, each['loc']))[:80]}: {each['msg']}" for each in error.errors())
+        raise InvalidRequest(f"{rule}; {found}.") from error
 
 
 def _merged(query: ScoreOptions, request: LogitsRequest) -> Options:

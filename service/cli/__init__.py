@@ -5,6 +5,7 @@ from typing import NoReturn
 
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from rich.console import Console
 
 import service.cli.serving as serving
@@ -46,6 +47,10 @@ def main() -> None:
     except ValidationError as error:  # of the settings: everything else that is validated answers requests
         _refuse(
             "; ".join(f"EQUIPOISE_{'.'.join(map(str, each['loc'])).upper()}: {each['msg']}" for each in error.errors())
+        )
+    except SettingsError as error:  # an environment variable that should hold JSON
+        _refuse(
+            f"{error}: {error.__cause__}. A list of texts is JSON, as in EQUIPOISE_BUNDLE_URL_PREFIXES='[\"s3://bucket\"]'."
         )
 
 

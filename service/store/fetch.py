@@ -16,7 +16,7 @@ from uuid import uuid4
 import httpx
 import obstore
 
-from service.errors import BodyTooLarge, ServiceError, StorageUnavailable
+from service.errors import BodyTooLarge, CannotStart, ServiceError, StorageUnavailable
 from service.store.folder import CHUNK_BYTES, chunks_of
 from service.store.remote import STORE_ERRORS, open_object_store
 
@@ -48,6 +48,15 @@ class Address:
 
     def lies_under(self, prefix: "Address") -> bool:
         return self.root == prefix.root and self.segments[: len(prefix.segments)] == prefix.segments
+
+
+def check_prefixes(allowed: Sequence[str]) -> None:
+    """Raises: CannotStart for a prefix under which no URL could lie; it would have every URL refused."""
+    try:
+        for prefix in allowed:
+            address_of(prefix.removesuffix("/"))
+    except UrlNotAllowed as error:
+        raise CannotStart(f"{SETTING} holds a prefix that is none: {error}") from error
 
 
 def fetch(url: str, *, allowed: Sequence[str], limit: int, into: Path) -> Path:
