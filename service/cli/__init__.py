@@ -48,10 +48,8 @@ def main() -> None:
         _refuse(
             "; ".join(f"EQUIPOISE_{'.'.join(map(str, each['loc'])).upper()}: {each['msg']}" for each in error.errors())
         )
-    except SettingsError as error:  # an environment variable that should hold JSON
-        _refuse(
-            f"{error}: {error.__cause__}. A list of texts is JSON, as in EQUIPOISE_BUNDLE_URL_PREFIXES='[\"s3://bucket\"]'."
-        )
+    except SettingsError as error:  # the one setting that holds JSON
+        _refuse(f'EQUIPOISE_BUNDLE_URL_PREFIXES is a JSON list such as ["s3://bucket"]; {error.__cause__}.')
 
 
 def _refuse(message: str) -> NoReturn:

@@ -22,6 +22,7 @@ from service.store.artifacts import ArtifactStore
 from service.store.database import Database
 from service.store.tables import CalibrationRow, ChangeRow, ModelRow, VersionRow
 from tests.service.bundles import CLASSES, HEIGHT, WIDTH, Made
+from tests.service.processes import eventually
 
 IMAGES = np.zeros((1, HEIGHT, WIDTH, 3), dtype=np.uint8)
 LAW = dict(zip(CLASSES, (0.05, 0.1, 0.2, 0.65), strict=True))
@@ -119,9 +120,7 @@ def test_a_process_follows_by_itself_once_it_is_started(start: Start, pets: Made
     one, other = start(), start()
     other.follower.start()
     one.register(pets)
-    until = time.monotonic() + 30
-    while not other.follower.registry.names() and time.monotonic() < until:
-        time.sleep(0.01)
+    eventually(other.follower.registry.names, seconds=30)
     assert other.live().revision == 1
     assert other.follower.degraded() == []
 
@@ -250,18 +249,14 @@ def test_without_the_database_models_answer_as_they_were_and_all_recovers(url: s
             other.follower.follow()
         other.follower.refresh("pets")  # as a request does that has just made a change
         assert other.live() is before
-        assert any("the database does not answer; models answer as they were" in each for each in degraded(other))
+        assert "the database does not answer; models answer as they were" in other.follower.degraded()[0]
         with pytest.raises(StorageUnavailable):
             other.activate_prior("training")
     other.follower.follow()
-    assert degraded(other) == []
+    assert other.follower.degraded() == []
     one.activate_prior("training")
     other.follower.follow()
     assert other.live().prior == "training"
-
-
-def degraded(process: Process) -> list[str]:
-    return process.follower.degraded()
 
 
 def test_a_model_registered_here_while_others_are_looked_at_does_not_vanish(

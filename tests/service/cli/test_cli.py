@@ -250,6 +250,17 @@ class TestServe:
         assert ran.code == 1
         assert "error: EQUIPOISE_WORKERS: Input should be greater than or equal to 0" in ran.err
 
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [("s3://bucket", "is a JSON list"), ('["s3://bucket", "ftp://host"]', "got 'ftp://host'")],
+    )
+    def test_prefixes_that_are_none(self, equipoise, monkeypatch, tmp_path, text, words):
+        monkeypatch.setenv("EQUIPOISE_BUNDLE_URL_PREFIXES", text)
+        ran = equipoise("serve", "--state-dir", tmp_path / "state")
+        assert ran.code == 1
+        assert "error: EQUIPOISE_BUNDLE_URL_PREFIXES" in ran.err
+        assert words in ran.err
+
     def test_a_port_in_use(self, equipoise, tmp_path):
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
