@@ -76,6 +76,14 @@ class Service:
         self.app.state.catalog.close()
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of an empty database."""
+    if request.param == "postgres":
+        return str(request.getfixturevalue("postgres_url"))
+    return f"sqlite:///{tmp_path / 'test.db'}"
+
+
 @pytest.fixture
 def make_bundle(tmp_path: Path) -> Callable[..., Made]:
     def make(folder: str = "bundle", **options: Any) -> Made:

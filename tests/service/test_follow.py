@@ -59,13 +59,6 @@ class Process:
 Start = Callable[..., Process]
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "postgres":
-        return str(request.getfixturevalue("postgres_url"))
-    return f"sqlite:///{tmp_path / 'test.db'}"
-
-
 @pytest.fixture
 def start(url: str, tmp_path: Path) -> Iterator[Start]:
     started: list[Process] = []

@@ -103,14 +103,6 @@ def store(place: Place) -> ArtifactStore:
     return place.open()
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of an empty database."""
-    if request.param == "postgres":
-        return str(request.getfixturevalue("postgres_url"))
-    return f"sqlite:///{tmp_path / 'test.db'}"
-
-
 @pytest.fixture
 def database(url: str) -> Iterator[Database]:
     opened = Database(url)
