@@ -33,7 +33,14 @@ class ServiceError(CalibrationError):
 
 
 class InvalidRequest(ServiceError):
-    """A request whose parameters or body do not follow the rules."""
+    """A request whose parameters or body do not follow the rules.
+
+    Args: errors, each thing that is wrong, where it is known where.
+    """
+
+    def __init__(self, message: str, *, errors: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.errors = errors
 
 
 class UnknownRoute(ServiceError):
@@ -46,6 +53,14 @@ class MethodNotAllowed(ServiceError):
 
 class CrossSite(ServiceError):
     """A request that a web page of another site sent through a browser."""
+
+
+class MissingKey(ServiceError):
+    """A request without an API key that the service knows."""
+
+
+class WrongScope(ServiceError):
+    """An API key that may not do this."""
 
 
 class UnknownModel(ServiceError):
@@ -98,6 +113,26 @@ class JobEnded(ServiceError):
 
 class JobFailed(ServiceError):
     """The workers died on the job, several times."""
+
+
+class QueueFull(ServiceError):
+    """More requests wait than the service can answer in time."""
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = max(1, retry_after)
+
+
+class DeadlinePassed(ServiceError):
+    """A request that could not be answered in the time that it had."""
+
+
+class BodyStalled(ServiceError):
+    """A body of which nothing more came for too long."""
+
+
+class ClientGone(ServiceError):
+    """The client left before its answer was there: nobody reads this."""
 
 
 class UnsupportedBody(ServiceError):
@@ -158,7 +193,9 @@ class InternalError(ServiceError):
 # A subclass inherits the code of its nearest listed parent.
 STATUS: Mapping[type[CalibrationError], int] = {
     CalibrationError: 422,
+    MissingKey: 401,
     CrossSite: 403,
+    WrongScope: 403,
     UnknownRoute: 404,
     UnknownModel: 404,
     UnknownVersion: 404,
@@ -176,13 +213,17 @@ STATUS: Mapping[type[CalibrationError], int] = {
     LeakedSplit: 409,
     NotEnoughData: 409,
     UnknownTrainingRule: 409,
+    BodyStalled: 408,
     BodyTooLarge: 413,
     ImageTooLarge: 413,
     UnsupportedBody: 415,
     PreconditionRequired: 428,
+    QueueFull: 429,
     TooManyJobs: 429,
+    ClientGone: 499,
     InternalError: 500,
     JobFailed: 500,
+    DeadlinePassed: 503,
     ModelNotLoaded: 503,
     NotReady: 503,
     StorageUnavailable: 503,
@@ -210,6 +251,8 @@ def told(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """The answer that tells an error, in the form of the address that was asked."""
+    if isinstance(error, QueueFull):
+        headers = {"Retry-After": str(error.retry_after), **(headers or {})}
     if f"{scope['path']}/".startswith("/v2/"):
         return inference_error(error, headers=headers)
     return problem(error, errors=errors, headers=headers)
@@ -217,11 +260,10 @@ def told(
 
 def inference_error(error: CalibrationError, *, headers: Mapping[str, str] | None = None) -> Response:
     status = inference_status(type(error))
-    more = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in RETRIED else {}
     return Response(
         orjson.dumps({"error": str(error)}),
         status_code=status,
-        headers={**more, **(headers or {})},
+        headers={**_headers(status), **(headers or {})},
         media_type="application/json",
     )
 
@@ -241,12 +283,19 @@ def problem(
 def answer_of(document: Mapping[str, Any], *, headers: Mapping[str, str] | None = None) -> Response:
     """A problem document as an answer; it says when to try again where that helps."""
     status = int(document["status"])
-    more = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in RETRIED else {}
+    more = _headers(status)
     if "revision" in document:
         more["ETag"] = etag(document["revision"])
     return Response(
         orjson.dumps(document), status_code=status, headers={**more, **(headers or {})}, media_type=PROBLEM_JSON
     )
+
+
+def _headers(status: int) -> dict[str, str]:
+    """What an answer with this status says besides: how to get in, or when to try again."""
+    if status == 401:
+        return {"WWW-Authenticate": "Bearer"}
+    return {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in RETRIED else {}
 
 
 def problem_document(error: CalibrationError, *, errors: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
@@ -277,6 +326,8 @@ def _in_short(error: FrequencyFileError) -> str:
 def _all_that_is_wrong(error: CalibrationError) -> list[dict[str, Any]]:
     if isinstance(error, FrequencyFileError):
         return [{"line": each.line, "message": each.message} for each in error.problems]
+    if isinstance(error, InvalidRequest):
+        return [dict(each) for each in error.errors]
     if isinstance(error, InvalidCalibrationSet):
         return [{"message": each} for each in error.problems]
     return []

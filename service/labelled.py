@@ -28,7 +28,7 @@ from models.calibration.frequency.entries import normal
 from models.calibration.types import FloatArray, IntArray, LogitSet
 from service.archive import MAX_IMAGE_BYTES, Member, is_archive, members_of, refuse, sound
 from service.errors import LogitsOnly
-from service.runtime import scoring
+from service.runtime import arrays
 
 MAX_ARRAY_BYTES = 1 << 30  # of logits or labels, which are held as a whole
 MAX_JSON_BYTES = 128 << 20  # which takes several times as much when read
@@ -89,7 +89,7 @@ def _from_json(file: IO[bytes], class_names: Sequence[str], as_logits: AsLogits,
     if not isinstance(document.get("labels"), list) or "logits" not in document:
         refuse('labelled logits as JSON are {"logits": [[...]], "labels": [...]}, one label a row.')
     split, said = (str(document.get(name) or "") for name in ("split", "drawn"))
-    logits = as_logits(scoring.logits_of_json(document["logits"]))
+    logits = as_logits(arrays.logits_of_json(document["logits"]))
     return _set(logits, document["labels"], class_names, split=split, drawn=said or drawn)
 
 
@@ -97,7 +97,7 @@ def _from_npz(members: dict[str, Member], class_names: Sequence[str], as_logits:
     missing = {"logits.npy", "labels.npy"} - members.keys()
     if missing:
         refuse(f"labelled logits are {_LOGITS}; this .npz file has no {missing.pop()}.")
-    logits = as_logits(scoring.logits_of_npy(_array_bytes(members["logits.npy"])))
+    logits = as_logits(arrays.logits_of_npy(_array_bytes(members["logits.npy"])))
     labels = _array(members["labels.npy"], kinds="iuU")
     split, said = (
         str(_array(members[name], kinds="U")) if name in members else "" for name in ("split.npy", "drawn.npy")
@@ -108,7 +108,7 @@ def _from_npz(members: dict[str, Member], class_names: Sequence[str], as_logits:
 def _array(member: Member, *, kinds: str) -> Any:
     data = _array_bytes(member)
     try:
-        return scoring.array_of_npy(data, kinds)
+        return arrays.array_of_npy(data, kinds)
     except ValueError as error:
         refuse(f"{member.name} must be {'whole numbers or ' if 'i' in kinds else ''}text: {error}.")
 

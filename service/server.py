@@ -1,5 +1,6 @@
 """The service behind a real port."""
 
+import gc
 import ipaddress
 import logging
 import socket
@@ -8,11 +9,15 @@ from pathlib import Path
 
 import uvicorn
 
+from service import logs
 from service.app import create_app
 from service.errors import CannotStart
 from service.settings import Settings
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+log = logging.getLogger(__name__)
+
+GC_THRESHOLDS = (100_000, 50, 100)
+KEEP_ALIVE_SECONDS = 75  # longer than balancers and pools of clients keep a connection that is idle
 
 
 def serve(settings: Settings, bundles: Sequence[Path] = ()) -> None:
@@ -22,21 +27,38 @@ def serve(settings: Settings, bundles: Sequence[Path] = ()) -> None:
     """
     listener = listen(settings)
     with listener:
-        logging.basicConfig(format=LOG_FORMAT)
+        logs.configure(settings.log_format)
         app = create_app(settings, bundles)
-        config = uvicorn.Config(app)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,  # the application writes its own lines
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=settings.stop_seconds,
+        )
         host, port = listener.getsockname()[:2]
         # uvicorn does not name the address of a socket that it was given
-        logging.getLogger("uvicorn.error").info("Serving on http://%s:%d (described at /docs)", host, port)
+        log.info("Serving on http://%s:%d (described at /docs)", host, port)
+        _settle()
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def _settle() -> None:
+    """What is there by now stays: a collection that looks through the objects of the web framework again and again
+    takes longer than a request (`docs/performance.md`)."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 def listen(settings: Settings) -> socket.socket:
     """A socket bound to the address of the settings, taken before the models are loaded. Raises: CannotStart."""
-    if not settings.allow_anonymous and not _is_loopback(settings.host):
+    if settings.keys_file is None and not settings.allow_anonymous and not _is_loopback(settings.host):
         raise CannotStart(
             f"requests carry no key, so the service listens on this machine only; got the host {settings.host}. Use "
-            "127.0.0.1, or set EQUIPOISE_ALLOW_ANONYMOUS=true where the network around it keeps strangers away."
+            "127.0.0.1; or make a key with `equipoise keys create NAME --file FILE` and set EQUIPOISE_KEYS_FILE=FILE; "
+            "or set EQUIPOISE_ALLOW_ANONYMOUS=true where the network around it keeps strangers away."
         )
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family)

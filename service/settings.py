@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL
 
 from models.images import MAX_PIXELS
+from service.logs import LogFormat
 
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -60,6 +61,9 @@ class Settings(BaseSettings):
     ] = None
     host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")] = 8000
+    keys_file: Annotated[
+        Path | None, Field(description="File of API keys; without it the service listens on loopback only.")
+    ] = None
     allow_anonymous: Annotated[
         bool, Field(description="Listen beyond the loopback address although requests carry no key.")
     ] = False
@@ -69,8 +73,22 @@ class Settings(BaseSettings):
     ] = 4 << 30
     max_pixels: Annotated[int, Field(ge=1, description="Largest image in pixels.")] = MAX_PIXELS
     model_threads: Annotated[
-        int, Field(ge=1, description="Runs of a network at the same time; without it, the CPU quota.")
-    ] = Field(default_factory=cpu_quota)
+        int | None,
+        Field(ge=1, description="Runs of a network at the same time; without it, the CPU quota, or 1 with a GPU."),
+    ] = None
+    most_waiting: Annotated[
+        int, Field(ge=1, description="Batches of requests that wait for a thread, beyond which requests get 429.")
+    ] = 256
+    deadline_seconds: Annotated[
+        float,
+        Field(gt=0, description="How long a scores request may take; it is dropped then. Clients may ask for less."),
+    ] = 10.0
+    stall_seconds: Annotated[
+        float, Field(gt=0, description="How long a client may send nothing before the end of a body.")
+    ] = 30.0
+    stop_seconds: Annotated[
+        int, Field(ge=0, description="How long a service that is told to stop finishes what it accepted.")
+    ] = 30
 
     model_memory_bytes: Annotated[
         int, Field(ge=1, description="Networks in memory, by the size of their graphs; the least used go first.")
@@ -86,6 +104,10 @@ class Settings(BaseSettings):
     job_wait_seconds: Annotated[
         float, Field(ge=0, description="How long an upload waits for its job before it answers 202.")
     ] = 10.0
+
+    log_format: Annotated[
+        LogFormat, Field(description="`json`, `text`, or `auto`: text on a terminal and JSON elsewhere.")
+    ] = "auto"
 
     @property
     def resolved_database_url(self) -> str:

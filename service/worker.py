@@ -16,6 +16,7 @@ from types import FrameType
 from typing import NoReturn
 
 from models.calibration.errors import CalibrationError
+from service import logs
 from service.catalog import Catalog
 from service.errors import InternalError, JobFailed, StorageUnavailable, problem_document
 from service.follow import Follower
@@ -43,7 +44,7 @@ class Worker:
         self._catalog = catalog
         self._settings = settings
         self._jobs = Jobs(catalog.database)
-        networks = Networks(catalog.artifacts.get, limit_bytes=1, threads=1)  # one at a time, for trying it
+        networks = Networks(catalog.artifacts.get, limit_bytes=1)  # one at a time, for trying it
         self._follower = Follower(catalog, networks)
         self._owner = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self._job: JobRow | None = None  # the one in hand
@@ -188,9 +189,8 @@ def run(settings: Settings, *, line: bool) -> None:
     starter has gone. Raises: CannotStart.
     """
     from service.app import open_catalog
-    from service.server import LOG_FORMAT
 
-    logging.basicConfig(format=LOG_FORMAT)
+    logs.configure(settings.log_format)
     with suppress(OSError):
         os.nice(NICENESS)
     catalog = open_catalog(settings)

@@ -1,5 +1,7 @@
 """Fixtures for tests of every part."""
 
+import gc
+import os
 from collections.abc import Iterator
 from itertools import count
 
@@ -7,7 +9,13 @@ import pytest
 
 from tests import needs
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy is loaded: threads for small matrices only get in the way
+
 _numbers = count()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # all that is imported by now stays; looking through it again and again takes longer than many tests
 
 
 @pytest.fixture(scope="session")

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from models.calibration.errors import ShapeMismatch
 from models.calibration.types import Calibration, ClassPrior
 
 Float32Array = NDArray[np.float32]
+LogitArray = NDArray[Any]  # float32 as networks give it, or float64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoreMap:
-    """softmax(scale * z~ + shift) in float32, with shift = offset + log target - log r.
+    """softmax(scale * z~ + shift), with shift = offset + log target - log r.
 
-    The same scores as `Calibration.debias(...).adjust(target).scores()` to about 1e-6, for callers that score all day
-    with one calibration and one prior. Nothing is checked: logits that are not finite give NaN.
+    The same scores as `Calibration.debias(...).adjust(target).scores()`, in float32 to about 1e-6, for callers that
+    score all day with one calibration and one prior. Nothing is checked: of a row whose logits are not all finite, every
+    score is NaN.
 
-    Args: scale `(C,)` and shift `(C,)`; a shift of minus infinity is a class that cannot occur.
+    Args: scale `(C,)` and shift `(C,)` in one dtype, which logits must have too; a shift of minus infinity is a class
+        that cannot occur.
     """
 
-    scale: Float32Array
-    shift: Float32Array
+    scale: LogitArray
+    shift: LogitArray
+    _ones: LogitArray = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # A product with ones sums a row faster than np.add.reduce.
+        object.__setattr__(self, "_ones", np.ones((self.scale.size, 1), dtype=self.scale.dtype))
 
     @classmethod
-    def of(cls, calibration: Calibration, target: ClassPrior | None) -> ScoreMap:
+    def of(cls, calibration: Calibration, target: ClassPrior | None, dtype: DTypeLike = np.float32) -> ScoreMap:
         """Args: target, None for the softmax of the debiased logits. Raises: ShapeMismatch."""
         shift = calibration.offset
         if target is not None:
@@ -39,15 +48,14 @@ class ScoreMap:
             shift = shift + (target.log_probs - calibration.implied_prior.log_probs)
         possible = np.isfinite(shift)
         centred = shift - shift[possible].mean()  # the softmax does not see it, and float32 holds small numbers better
-        return cls(calibration.scale.astype(np.float32), centred.astype(np.float32))
+        return cls(calibration.scale.astype(dtype), centred.astype(dtype))
 
-    def __call__(self, logits: Float32Array) -> Float32Array:
+    def __call__(self, logits: LogitArray) -> LogitArray:
         """Scores `(N, C)` of raw logits `(N, C)`; the logits are not changed."""
-        ones = np.ones((self.scale.size, 1), dtype=np.float32)  # a product with it sums a row faster than np.add.reduce
-        scores = logits - (logits @ ones) / np.float32(self.scale.size)
+        scores = logits - (logits @ self._ones) / self.scale.size
         scores *= self.scale
         scores += self.shift
         scores -= np.maximum.reduce(scores, axis=1, keepdims=True)
         np.exp(scores, out=scores)
-        scores /= scores @ ones
+        scores /= scores @ self._ones
         return scores

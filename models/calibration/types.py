@@ -134,7 +134,8 @@ def _checked_weights(values: ArrayLike) -> FloatArray:
     return weights
 
 
-def _check_logits(values: FloatArray) -> None:
+def check_logits(values: NDArray[Any]) -> None:
+    """Raises: ShapeMismatch for anything but `(N, C)`; InvalidLogits for numbers that are not finite in float32."""
     if values.ndim != 2 or values.shape[1] < 2:
         raise ShapeMismatch(f"logits must be (N, C) with at least two classes; got shape {values.shape}.")
     # Of the extremes alone, without an array of the logits' own size; NaN passes into both and fails the comparison.
@@ -160,7 +161,7 @@ class RawLogits:
         values = numbers(self.values, InvalidLogits, "logits are numbers, one row an example").astype(
             np.float64, copy=False
         )
-        _check_logits(values)
+        check_logits(values)
         object.__setattr__(self, "values", values - values.mean(axis=1, keepdims=True))
         self.values.setflags(write=False)
 
@@ -246,13 +247,17 @@ class Calibration:
     def num_classes(self) -> int:
         return self.implied_prior.num_classes
 
-    def debias(self, raw: RawLogits) -> DebiasedLogits:
-        """Raises: ShapeMismatch when the logits have another number of classes."""
-        if raw.values.shape[1] != self.num_classes:
+    def check_width(self, logits: NDArray[Any]) -> None:
+        """Raises: ShapeMismatch when logits `(N, C)` have another number of classes."""
+        if logits.shape[1] != self.num_classes:
             raise ShapeMismatch(
-                f"logits must be (N, {self.num_classes}) to match the calibration; got {raw.values.shape}. "
+                f"logits must be (N, {self.num_classes}) to match the calibration; got {logits.shape}. "
                 "Send one number for each class of the model, in its order."
             )
+
+    def debias(self, raw: RawLogits) -> DebiasedLogits:
+        """Raises: ShapeMismatch when the logits have another number of classes."""
+        self.check_width(raw.values)
         return DebiasedLogits(self.scale * raw.values + self.offset, self.implied_prior)
 
 

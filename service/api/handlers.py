@@ -1,7 +1,6 @@
 """Turns whatever a request raises into the answer that tells it."""
 
-from collections.abc import Mapping
-from typing import Any
+import logging
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -10,8 +9,10 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
+from starlette.types import Scope
 
 from models.calibration.errors import CalibrationError
+from service.api.invalid import invalid
 from service.errors import (
     BodyTooLarge,
     InternalError,
@@ -21,6 +22,11 @@ from service.errors import (
     UnknownRoute,
     told,
 )
+
+log = logging.getLogger(__name__)
+
+UNANSWERED = StorageUnavailable("the database does not answer; nothing was changed. Try again in a moment.")
+DEFECT = InternalError("the service failed on this request; nothing was changed. The log has the reason.")
 
 
 def install(app: FastAPI) -> None:
@@ -33,6 +39,16 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _defect)
 
 
+def response_to(scope: Scope, error: Exception) -> Response:
+    """The answer to what a route raised; a defect goes to the log with its traceback, and not to the client."""
+    if isinstance(error, CalibrationError):
+        return told(scope, error)
+    if isinstance(error, OperationalError | PoolTimeout):
+        return told(scope, UNANSWERED)
+    log.error("a defect", exc_info=error)
+    return told(scope, DEFECT)
+
+
 def _calibration_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, CalibrationError)
     return told(request.scope, error)
@@ -40,21 +56,7 @@ def _calibration_error(request: Request, error: Exception) -> Response:
 
 def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    found = [
-        {"where": ".".join(str(part) for part in each["loc"]), "message": each["msg"], "got": _came(each)}
-        for each in error.errors()
-    ]
-    detail = "; ".join(f"{each['where']}: {each['message']}, got {each['got']}" for each in found)
-    untyped = any(isinstance(each.get("input"), bytes) for each in error.errors())  # a body that was not read as JSON
-    way_out = "Say what it is: Content-Type: application/json." if untyped else "The routes are described at /docs."
-    return told(request.scope, InvalidRequest(f"{detail}. {way_out}"), errors=found)
-
-
-def _came(error: Mapping[str, Any]) -> str:
-    if error["type"] == "missing":  # its input is what surrounds the field
-        return "nothing"
-    text = repr(error.get("input"))
-    return text if len(text) <= 80 else text[:77] + "..."
+    return told(request.scope, invalid(error.errors()))
 
 
 def _http_error(request: Request, error: Exception) -> Response:
@@ -78,11 +80,9 @@ def _allowed(request: Request) -> str:
 
 
 def _database_error(request: Request, _: Exception) -> Response:
-    error = StorageUnavailable("the database does not answer; nothing was changed. Try again in a moment.")
-    return told(request.scope, error)
+    return told(request.scope, UNANSWERED)
 
 
 def _defect(request: Request, _: Exception) -> Response:
     """The server logs the traceback; the answer says nothing about it."""
-    error = InternalError("the service failed on this request; nothing was changed. The log has the reason.")
-    return told(request.scope, error)
+    return told(request.scope, DEFECT)

@@ -1,5 +1,7 @@
 """A misspelt option must not be passed over: `?activte=false` would put a model live."""
 
+from collections.abc import Sequence
+
 from fastapi import Request
 from fastapi.dependencies.models import Dependant
 from pydantic import BaseModel
@@ -11,8 +13,11 @@ def refuse_unknown_options(request: Request) -> None:
     """Raises: InvalidRequest for an option in the query that the route does not have, or that stands there twice."""
     if not request.query_params:
         return
-    known = _options_of(request.scope["route"].dependant)
-    given = [name for name, _ in request.query_params.multi_items()]
+    check_known([name for name, _ in request.query_params.multi_items()], _options_of(request.scope["route"].dependant))
+
+
+def check_known(given: Sequence[str], known: Sequence[str]) -> None:
+    """Raises: InvalidRequest for a name that is not known, or that stands there twice."""
     for name in given:
         if name not in known:
             has = f"its options are {', '.join(known)}" if known else "it has none"

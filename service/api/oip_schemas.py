@@ -9,7 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from service.api.schemas import Answer
 from service.errors import InvalidRequest
-from service.runtime.scoring import read_json
+from service.runtime.arrays import read_json
 
 MOST_MEMBERS = 16
 
@@ -82,7 +82,9 @@ class RequestParameters(Part):
     calibration: Annotated[str | None, Field(description="Another than the live one, with its version.")] = None
     binary_data_output: Annotated[bool | None, Field(description="Whether outputs are bytes by default.")] = None
     priority: Annotated[int | None, Field(description="Ignored: requests do not wait for each other.")] = None
-    timeout: Annotated[int | None, Field(description="Ignored, as the protocol allows.")] = None
+    timeout: Annotated[
+        int | None, Field(ge=0, description="Microseconds after which the answer is of no use; 0 for no own bound.")
+    ] = None
 
 
 class InferRequest(Part):

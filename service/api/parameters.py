@@ -1,10 +1,12 @@
 """The names in addresses: how they look and what they stand for. One that cannot exist is answered as one unknown."""
 
+import re
 from typing import Annotated
 
 from fastapi import Path
 
 from models.calibration.manifest import MODEL_NAME
+from service.errors import UnknownCalibration
 
 _NAME = f"^{MODEL_NAME.pattern}$"
 
@@ -45,3 +47,13 @@ PriorName = Annotated[
 JobName = Annotated[
     str, Path(description="Id of the job.", examples=["j1"], json_schema_extra={"pattern": "^j[1-9][0-9]{0,8}$"})
 ]
+
+
+def number_of(model: str, calibration: str) -> int:
+    """Raises: UnknownCalibration for what is no name of a calibration."""
+    if not re.fullmatch(r"c[1-9][0-9]{0,8}", calibration):
+        raise UnknownCalibration(
+            f"calibrations are called c1, c2 and so on; got {calibration!r}. GET /v1/models/{model}/calibrations lists "
+            "them."
+        )
+    return int(calibration[1:])

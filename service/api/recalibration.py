@@ -1,6 +1,5 @@
 """What owners do with calibrations: upload frequencies or labelled examples, look, compare, activate, export, undo."""
 
-import re
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -22,8 +21,9 @@ from models.calibration.manifest import calibration_from_json, ledger_from_json
 from models.onnx_graph.answers import OutputKind
 from models.onnx_graph.errors import InvalidModel
 from service import answers, changes
-from service.api.dependencies import FORM, ActorDep, CatalogDep, CheckDep, FollowerDep, Json, RevisionsDep
-from service.api.parameters import CalibrationName, ModelName, OtherCalibrationName
+from service.api.bodies import FORM
+from service.api.dependencies import ActorDep, CatalogDep, CheckDep, FollowerDep, Json, RevisionsDep
+from service.api.parameters import CalibrationName, ModelName, OtherCalibrationName, number_of
 from service.api.responding import BINARY, CHANGE_PROBLEMS, UPLOAD_PROBLEMS, accepted, apply, tagged
 from service.api.schemas import (
     CalibrationAnswer,
@@ -328,13 +328,3 @@ def delete_calibration(
     catalog.database.newest_change(model)
     plan = changes.delete_calibration(catalog, model, number_of(model, calibration))
     return apply(catalog, follower, model, plan, check, actor)
-
-
-def number_of(model: str, calibration: str) -> int:
-    """Raises: UnknownCalibration for what is no name of a calibration."""
-    if not re.fullmatch(r"c[1-9][0-9]{0,8}", calibration):
-        raise UnknownCalibration(
-            f"calibrations are called c1, c2 and so on; got {calibration!r}. GET /v1/models/{model}/calibrations lists "
-            "them."
-        )
-    return int(calibration[1:])

@@ -5,22 +5,32 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 
 from models.calibration.errors import CalibrationError
-from service.api.dependencies import FollowerDep, Json, SettingsDep, read
+from service.api import bodies
+from service.api.dependencies import FollowerDep, Json
 from service.api.oip_errors import inference_response
 from service.api.oip_schemas import IndexEntry, IndexRequest, LoadRequest, UnloadRequest
 from service.api.parameters import ModelName
-from service.errors import BodyTooLarge, CrossSite, InternalError, InvalidRequest, ModelNotLoaded, UnknownModel
+from service.errors import (
+    BodyStalled,
+    BodyTooLarge,
+    CrossSite,
+    InternalError,
+    InvalidRequest,
+    ModelNotLoaded,
+    UnknownModel,
+)
 from service.follow import Follower
 from service.runtime import inference
 
 router = APIRouter(prefix="/v2/repository", tags=["inference"], responses=inference_response(InternalError))
 
-REFUSED = (CrossSite, InvalidRequest, BodyTooLarge)
+REFUSED = (CrossSite, InvalidRequest, BodyTooLarge, BodyStalled)
 
 
-async def _body(request: Request, settings: SettingsDep) -> bytes:
+async def _body(request: Request) -> bytes:
     """Clients may leave it out."""
-    return await read(request, settings.max_body_bytes) or b"{}"
+    limits = request.app.state.server.limits
+    return await bodies.read(dict(request.scope["headers"]), request.receive, limits) or b"{}"
 
 
 BodyDep = Annotated[bytes, Depends(_body)]

@@ -21,7 +21,8 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service import answers
-from service.api.dependencies import FORM, ActorDep, Json, chunks
+from service.api.bodies import FORM, Limits, chunks
+from service.api.dependencies import ActorDep, Json
 from service.errors import InvalidRequest, JobEnded, StorageUnavailable, answer_of, etag, problem
 from service.store.database import now
 from service.store.jobs import ENDED
@@ -152,8 +153,11 @@ def _copy(file: UploadFile, path: Path) -> None:
 
 
 def _chunks(request: Request) -> AsyncGenerator[bytes, None]:
-    limit = request.app.state.settings.max_upload_bytes
-    return chunks(request, limit, f"an upload has at most {limit:,} bytes (EQUIPOISE_MAX_UPLOAD_BYTES)")
+    settings = request.app.state.settings
+    most = settings.max_upload_bytes
+    rule = f"an upload has at most {most:,} bytes (EQUIPOISE_MAX_UPLOAD_BYTES)"
+    limits = Limits(most_bytes=most, stall_seconds=settings.stall_seconds, rule=rule)
+    return chunks(dict(request.scope["headers"]), request.receive, limits)
 
 
 def _kind(request: Request) -> str:

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from rich.console import Console
 
+import service.cli.keys as keys
 import service.cli.serving as serving
 import service.cli.train as train
 import service.cli.training as training
@@ -35,6 +36,7 @@ app.command("import")(training.import_model)
 app.command("serve")(serving.serve)
 app.command("worker")(serving.worker)
 app.command("score")(serving.score)
+app.add_typer(keys.app, name="keys")
 app.command("demo")(serving.demo)
 
 

@@ -72,11 +72,17 @@ def score(
         ),
     ] = None,
     top_k: Annotated[int, typer.Option(help="Classes to show for each image.", min=1)] = 3,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            help="API key for a running service.", envvar="EQUIPOISE_KEY", show_envvar=True, show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Score image files with a bundle, or with a running service."""
     files = {str(path): _read(path) for path in images}
     if target.startswith(("http://", "https://")):
-        answers = [_ask(target, data, prior, top_k) for data in files.values()]
+        answers = [_ask(target, data, prior, top_k, key) for data in files.values()]
     else:
         from service.runtime.offline import score_files
 
@@ -102,10 +108,11 @@ def demo(
     demonstration.run(folder, port=port, once=once)
 
 
-def _ask(url: str, data: bytes, prior: str | None, top_k: int) -> dict[str, Any]:
+def _ask(url: str, data: bytes, prior: str | None, top_k: int, key: str | None) -> dict[str, Any]:
     options = {"top_k": str(top_k)} | ({} if prior is None else {"prior": prior})
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     try:
-        response = httpx.post(f"{url.rstrip('/')}/scores", content=data, params=options, timeout=60.0)
+        response = httpx.post(f"{url.rstrip('/')}/scores", content=data, params=options, headers=headers, timeout=60.0)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise CalibrationError(f"{url} does not answer: {error}. Is the service running there?") from error
     try:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from models.calibration.apply import LogitArray
 from models.calibration.types import FloatArray
+from models.images import UInt8Array
 from service.errors import InvalidRequest
-from service.runtime import scoring
+from service.runtime.batches import Files
 from service.runtime.live import LiveModel
 from service.runtime.networks import StoredNetwork
 from service.runtime.scoring import Scored
 from service.runtime.tensors import BYTES, Tensor, array_of, bytes_of, elements_of, float32
 
 IMAGES, IMAGE, LOGITS = "images", "image", "logits"
+SCORES, RAW, DEBIASED = "scores", "logits", "debiased"
 MAX_FILES = 1000  # a file of 70 bytes may become an input of 150 kB; a form of /v1 has the same bound
 ANY = -1  # the number of examples, in metadata
 
@@ -57,25 +60,26 @@ def inputs(live: LiveModel) -> list[Port]:
 
 def outputs(live: LiveModel) -> list[Port]:
     shape = (ANY, len(live.class_names))
-    return [Port(name=name, datatypes=("FP32",), shape=shape) for name in OUTPUTS]
+    return [Port(name=name, datatypes=("FP32",), shape=shape) for name in (SCORES, RAW, DEBIASED)]
 
 
-def logits_of(live: LiveModel, tensor: Tensor, *, max_pixels: int) -> FloatArray:
-    """`(N, C)` raw logits. Raises: InvalidRequest, InvalidImage, ImageTooLarge, ModelNotLoaded."""
-    _check(live, tensor)
-    if tensor.name == LOGITS:
-        return array_of(tensor).astype(np.float64)
+def pixels_of(tensor: Tensor, *, max_pixels: int) -> UInt8Array | Files:
+    """What the network is to see, of a tensor that was checked. Raises: InvalidRequest."""
     if tensor.name == IMAGES:
-        assert live.runner is not None  # or there were no such input
-        return live.runner.run(array_of(tensor))
+        return array_of(tensor)
     if tensor.size > MAX_FILES:
         raise InvalidRequest(f"{IMAGE!r} holds at most {MAX_FILES} files; got {tensor.size}. Send several requests.")
     names = [f"element {index} of {IMAGE!r}" for index in range(tensor.size)]
-    return scoring.logits_of_images(live, elements_of(tensor), names=names, max_pixels=max_pixels)
+    return Files(elements_of(tensor), max_pixels, names)
 
 
-def _check(live: LiveModel, tensor: Tensor) -> None:
-    """Name, datatype and shape, before the data is looked at."""
+def logits_of(tensor: Tensor) -> FloatArray:
+    """`(N, C)`, of a tensor that was checked. Raises: InvalidRequest."""
+    return array_of(tensor).astype(np.float64)
+
+
+def check(live: LiveModel, tensor: Tensor) -> None:
+    """Name, datatype and shape, before the data is looked at. Raises: InvalidRequest."""
     ports = {port.name: port for port in inputs(live)}
     port = ports.get(tensor.name)
     if port is None:
@@ -94,27 +98,28 @@ def _check(live: LiveModel, tensor: Tensor) -> None:
         )
 
 
-OUTPUTS = {
-    "scores": lambda scored: scored.scores,
-    "logits": lambda scored: scored.raw.values,
-    "debiased": lambda scored: scored.debiased.values,
-}
+def values_of(scored: Scored) -> dict[str, FloatArray]:
+    """The outputs `(N, C)` by name."""
+    return {SCORES: scored.scores, RAW: scored.raw.values, DEBIASED: scored.debiased.values}
 
 
-def encoded(live: LiveModel, scored: Scored, asked: Sequence[Asked]) -> tuple[list[dict[str, Any]], bytes]:
+def encoded(
+    class_names: Sequence[str], outputs: Mapping[str, LogitArray], asked: Sequence[Asked]
+) -> tuple[list[dict[str, Any]], bytes]:
     """The outputs as the JSON of the answer says them, and the binary data that follows it, in the same order.
 
-    Raises: InvalidRequest for a `classification` of more classes than there are.
+    Args: outputs `(N, C)` by name, those that are asked for at least. Raises: InvalidRequest for a `classification` of
+    more classes than there are.
     """
     described: list[dict[str, Any]] = []
     binary: list[bytes] = []
     for each in asked:
-        values = OUTPUTS[each.name](scored)
+        values = outputs[each.name]
         if each.classification is None:
             described.append({"name": each.name, "datatype": "FP32", "shape": list(values.shape)})
             data: Any = float32(values).ravel()
         else:
-            data = _classification(live.class_names, values, each.classification)
+            data = _classification(class_names, values, each.classification)
             described.append({"name": each.name, "datatype": BYTES, "shape": [len(values), each.classification]})
         if each.binary:
             binary.append(bytes_of(data))
@@ -124,7 +129,7 @@ def encoded(live: LiveModel, scored: Scored, asked: Sequence[Asked]) -> tuple[li
     return described, b"".join(binary)
 
 
-def _classification(class_names: Sequence[str], values: FloatArray, count: int) -> list[str]:
+def _classification(class_names: Sequence[str], values: LogitArray, count: int) -> list[str]:
     """The best classes of each row, best first, as "value:index:name"."""
     if not 1 <= count <= len(class_names):
         raise InvalidRequest(f"classification is 1 to {len(class_names)}, the number of classes; got {count}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from models.calibration.manifest import InputSize
@@ -18,7 +18,7 @@ PRODUCTION = "production"  # the alias that every model has: of the version that
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LiveModel:
-    """One model in one state, complete: nothing of it changes.
+    """One model in one state, complete: nothing of it changes, apart from what is kept of past requests.
 
     Args: made_at, which tells a model from a deleted one of the same name; version and calibration, their ids; prior,
         the name of the active one, whose law is in `deployment`; stored_priors by name, those that fit these classes,
@@ -39,6 +39,7 @@ class LiveModel:
     editions: Mapping[str, int]
     aliases: Mapping[str, int]
     runner: LogitRunner | None
+    laws: dict[Any, Any] = field(init=False, repr=False, default_factory=dict)  # that requests asked for; see law_of
 
     def prior_named(self, name: str) -> ClassPrior | None:
         """The law behind a name; None for `none`. Raises: UnknownPrior."""

@@ -6,54 +6,56 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
+from models.calibration.apply import Float32Array
 from models.calibration.errors import CalibrationError
 from models.calibration.manifest import InputSize
-from models.calibration.types import FloatArray
 from models.images import UInt8Array
 from service.errors import ModelNotLoaded
-from service.runtime.onnx import LogitRunner, OnnxRunner
+from service.runtime.batches import NetworkLine
+from service.runtime.onnx import OnnxRunner
 
 ReadArtifact = Callable[[str], bytes]
 
 
 class Networks:
-    """Sessions by the digest of their graph, so that versions with the same graph share one.
+    """Networks by the digest of their graph and the size of its input, so that versions with the same share one.
 
     Args: read, gives the bytes of a digest; limit_bytes, on the sum of the graphs' sizes, which is about what their
-        weights take; one network is kept even when it alone is larger; threads, runs of one network at the same time.
+        weights take; one network is kept even when it alone is larger.
     """
 
-    def __init__(self, read: ReadArtifact, *, limit_bytes: int, threads: int) -> None:
+    def __init__(self, read: ReadArtifact, *, limit_bytes: int) -> None:
         self._read = read
         self._limit = limit_bytes
-        self._threads = threads
         self._lock = threading.Lock()  # guards the two below; never held while a network is loaded
-        self._loaded: OrderedDict[str, tuple[LogitRunner, int]] = OrderedDict()
-        self._loading: dict[str, threading.Lock] = {}
+        self._loaded: OrderedDict[tuple[str, InputSize], tuple[NetworkLine, int]] = OrderedDict()
+        self._loading: dict[tuple[str, InputSize], threading.Lock] = {}
 
-    def get(self, digest: str, num_classes: int, size: InputSize) -> LogitRunner:
+    def get(self, digest: str, num_classes: int, size: InputSize, *, name: str = "") -> NetworkLine:
         """The network, loaded and tried on two images if it is not there. Whoever holds it can use it to the end.
 
-        Raises: InvalidBundle, StorageUnavailable.
+        Args: name, of the model that metrics count its runs for. Raises: InvalidBundle, StorageUnavailable.
         """
-        found = self._find(digest)
+        found = self.find(digest, size)
         if found is not None:
             return found
         with self._lock:
-            turn = self._loading.setdefault(digest, threading.Lock())
+            turn = self._loading.setdefault((digest, size), threading.Lock())
         with turn:  # one thread loads, the others wait for it
-            found = self._find(digest)
+            found = self.find(digest, size)
             if found is not None:
                 return found
             data = self._read(digest)
-            runner = OnnxRunner(data, num_classes=num_classes, input_size=size, threads=self._threads)
-            self._keep(digest, runner, len(data))
-        return runner
+            runner = OnnxRunner(data, num_classes=num_classes, input_size=size)
+            line = NetworkLine(name, runner, size)
+            self._keep((digest, size), line, len(data))
+        return line
 
     def drop(self, digest: str) -> None:
         """Put a network out. Runs that have begun end as they would have."""
         with self._lock:
-            self._loaded.pop(digest, None)
+            for key in [key for key in self._loaded if key[0] == digest]:
+                del self._loaded[key]
 
     def has_room(self) -> bool:
         """Whether a further network, as large as the largest so far, can be loaded without putting one out."""
@@ -64,20 +66,22 @@ class Networks:
     def digests(self) -> list[str]:
         """What is loaded, the least recently used first."""
         with self._lock:
-            return list(self._loaded)
+            return [digest for digest, _ in self._loaded]
 
-    def _find(self, digest: str) -> LogitRunner | None:
+    def find(self, digest: str, size: InputSize) -> NetworkLine | None:
+        """The network if it is in memory; it counts as used."""
+        key = (digest, size)
         with self._lock:
-            found = self._loaded.get(digest)
+            found = self._loaded.get(key)
             if found is None:
                 return None
-            self._loaded.move_to_end(digest)
+            self._loaded.move_to_end(key)
             return found[0]
 
-    def _keep(self, digest: str, runner: LogitRunner, size: int) -> None:
+    def _keep(self, key: tuple[str, InputSize], line: NetworkLine, size: int) -> None:
         with self._lock:
-            self._loaded[digest] = (runner, size)
-            self._loading.pop(digest, None)
+            self._loaded[key] = (line, size)
+            self._loading.pop(key, None)
             while len(self._loaded) > 1 and sum(each for _, each in self._loaded.values()) > self._limit:
                 self._loaded.popitem(last=False)
 
@@ -92,22 +96,26 @@ class StoredNetwork:
         self._model = model
         self._size = size
 
-    def load(self) -> LogitRunner:
+    def load(self) -> NetworkLine:
         """Raises: InvalidBundle, StorageUnavailable."""
-        return self._networks.get(self._digest, self.num_classes, self._size)
+        return self._networks.get(self._digest, self.num_classes, self._size, name=self._model)
 
     def unload(self) -> None:
         """Take it out of memory, for all versions that share the graph; whoever asks next loads it again."""
         self._networks.drop(self._digest)
 
+    def in_memory(self) -> NetworkLine | None:
+        """For callers that must not wait; it counts as used."""
+        return self._networks.find(self._digest, self._size)
+
     def is_loaded(self) -> bool:
         return self._digest in self._networks.digests()
 
-    def run(self, images: UInt8Array) -> FloatArray:
+    def run(self, images: UInt8Array) -> Float32Array:
         """Raises: ModelNotLoaded."""
         return self.demanded().run(images)
 
-    def demanded(self) -> LogitRunner:
+    def demanded(self) -> NetworkLine:
         """Raises: ModelNotLoaded, with the reason, when it is not in memory and cannot be loaded."""
         try:
             return self.load()

@@ -13,7 +13,6 @@ from service.catalog import UNIFORM
 from service.runtime.live import LiveModel
 from service.runtime.onnx import OnnxRunner
 from service.runtime.scoring import Options, logits_of_images, score
-from service.settings import cpu_quota
 
 
 def score_files(
@@ -40,9 +39,7 @@ def _live(bundle: Bundle) -> LiveModel:
     runner = (
         None
         if size is None
-        else OnnxRunner(
-            bundle.files[MODEL_FILE], num_classes=manifest.num_classes, input_size=size, threads=cpu_quota()
-        )
+        else OnnxRunner(bundle.files[MODEL_FILE], num_classes=manifest.num_classes, input_size=size)
     )
     return LiveModel(
         name=manifest.name,

@@ -1,19 +1,20 @@
-"""The network, run by onnxruntime: one session, shared by a bounded number of threads."""
+"""The network, run by onnxruntime: one session, which many threads may use at once."""
 
 import tempfile
-import threading
 from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime as ort
 
+from models.calibration.apply import Float32Array
 from models.calibration.manifest import MODEL_FILE, InputSize
-from models.calibration.types import FloatArray
 from models.images import UInt8Array
 from service.errors import InvalidBundle
 
 OUTPUT = "logits"
-MAX_BATCH = 32  # images a run, so that a large request does not hold a thread and its memory for long
+GPU, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+ON_GPU = GPU in ort.get_available_providers()  # onnxruntime-gpu is installed, in the place of onnxruntime
+MAX_BATCH = 32 if ON_GPU else 8  # images a run; on a CPU more gain nothing, and hold a thread for longer
 
 
 class LogitRunner(Protocol):
@@ -21,7 +22,7 @@ class LogitRunner(Protocol):
 
     num_classes: int
 
-    def run(self, images: UInt8Array) -> FloatArray:
+    def run(self, images: UInt8Array) -> Float32Array:
         """uint8 RGB `(N, H, W, 3)` to raw logits `(N, C)`."""
         ...
 
@@ -29,27 +30,27 @@ class LogitRunner(Protocol):
 class OnnxRunner:
     """The `logits` of a bundle's graph; its calibration is applied elsewhere, so that it can change without a reload.
 
-    Every run uses one thread and at most `threads` runs go on at once: more callers, not more threads a run, use the
-    processors best, and nothing spins where a container shares them.
+    On a CPU every run uses one thread: more callers, not more threads a run, use the processors best, and nothing spins
+    where a container shares them. A GPU has one caller, and takes more at once.
 
     Raises: InvalidBundle when the graph cannot be read, is not one file, does not fit the manifest, or fails a dry run.
     """
 
-    def __init__(self, model: bytes, *, num_classes: int, input_size: InputSize, threads: int) -> None:
+    def __init__(self, model: bytes, *, num_classes: int, input_size: InputSize) -> None:
         self.num_classes = num_classes
         self._session = _session(model)
-        self._slots = threading.BoundedSemaphore(threads)
         self._input = _check_signature(self._session, input_size)
         self._probe(input_size)
 
-    def run(self, images: UInt8Array) -> FloatArray:
+    def run(self, images: UInt8Array) -> Float32Array:
+        if len(images) <= MAX_BATCH:
+            return self._run_one(images)
         chunks = [images[start : start + MAX_BATCH] for start in range(0, len(images), MAX_BATCH)]
         return np.concatenate([self._run_one(chunk) for chunk in chunks])
 
-    def _run_one(self, images: UInt8Array) -> FloatArray:
-        with self._slots:
-            (logits,) = self._session.run([OUTPUT], {self._input: images})
-        return np.asarray(logits, dtype=np.float64)
+    def _run_one(self, images: UInt8Array) -> Float32Array:
+        (logits,) = self._session.run([OUTPUT], {self._input: images})
+        return np.asarray(logits, dtype=np.float32)
 
     def _probe(self, size: InputSize) -> None:
         """Two images, one black and one white, because a graph exported for a batch of one would fail later."""
@@ -70,7 +71,8 @@ class OnnxRunner:
 
 def _session(model: bytes) -> Any:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    if not ON_GPU:
+        options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what is wrong arrives as an exception
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -79,7 +81,7 @@ def _session(model: bytes) -> Any:
     with tempfile.TemporaryDirectory() as empty:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", empty)
         try:
-            return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            return ort.InferenceSession(model, options, providers=[GPU, CPU] if ON_GPU else [CPU])
         except Exception as error:  # as above
             if "external data" in str(error).lower():
                 raise InvalidBundle(

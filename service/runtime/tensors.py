@@ -11,6 +11,7 @@ import math
 import struct
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -18,7 +19,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.calibration.types import FloatArray
 from service.errors import BodyTooLarge, InvalidRequest, UnsupportedBody
 
 BYTES = "BYTES"
@@ -91,6 +91,9 @@ def array_of(tensor: Tensor) -> NDArray[Any]:
 def _array_of_json(tensor: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
     values = _flat(tensor)
     whole = dtype.kind == "u"
+    if whole:
+        with suppress(TypeError, ValueError):  # or what is wrong is found below
+            return np.frombuffer(bytes(values), dtype=dtype).reshape(tensor.shape)
     # Not by NumPy, which gives every element the room of the longest text among them.
     others = set(map(type, values)) - ({int} if whole else {int, float})
     if others:
@@ -150,9 +153,11 @@ def _elements_of_bytes(tensor: Tensor) -> list[bytes]:
     return found
 
 
-def float32(values: FloatArray) -> NDArray[np.float32]:
+def float32(values: NDArray[Any]) -> NDArray[np.float32]:
     """As outputs are sent; what lies beyond float32 becomes its end, since JSON has no infinity."""
-    return np.clip(values, FLOAT32.min, FLOAT32.max).astype("<f4")
+    if values.dtype == DTYPES["FP32"]:
+        return values
+    return np.asarray(np.clip(values, FLOAT32.min, FLOAT32.max), dtype="<f4")
 
 
 def bytes_of(values: NDArray[np.float32] | Sequence[str]) -> bytes:

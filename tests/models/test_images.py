@@ -2,7 +2,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from models.calibration.errors import ImageTooLarge, InvalidImage
 from models.images import decode_image
@@ -30,6 +30,28 @@ class TestPixels:
     def test_jpeg_is_what_the_usual_decoder_says(self):
         data = encoded(PIXELS, "JPEG", quality=90)
         np.testing.assert_array_equal(decode(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+
+    def test_a_jpeg_many_times_larger_than_the_input_gives_nearly_the_pixels_of_the_whole_decoded(self):
+        rows, columns = np.mgrid[0:1200, 0:1600]
+        waves = np.stack([np.sin(rows / 37) + np.cos(columns / 53), np.sin(rows / 9), np.cos(columns / 17)], axis=-1)
+        noise = np.random.default_rng(0).normal(size=waves.shape)
+        data = encoded((waves * 50 + 128 + 8 * noise).clip(0, 255).astype(np.uint8), "JPEG", quality=90)
+        whole = ImageOps.fit(Image.open(io.BytesIO(data)), (224, 224), method=Image.Resampling.BILINEAR)
+        difference = np.abs(decode(data, 224, 224).astype(int) - np.asarray(whole, dtype=int))
+        assert 0 < difference.mean() < 0.7  # 0 would be the whole decoded, which takes three times as long
+        assert difference.max() <= 8
+
+    @pytest.mark.parametrize("orientation", [1, 6])
+    def test_a_large_jpeg_lies_as_its_exif_says_and_keeps_its_centre(self, orientation):
+        image = np.zeros((320, 640, 3), dtype=np.uint8)
+        image[:, :320] = (250, 0, 0)
+        image[:, 320:] = (0, 0, 250)
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        pixels = decode(encoded(image, "JPEG", quality=95, exif=exif), 8, 8).astype(int)
+        first, last = (pixels[:, 0], pixels[:, -1]) if orientation == 1 else (pixels[0], pixels[-1])
+        assert (first[:, 0] > 200).all()
+        assert (last[:, 2] > 200).all()
 
     def test_grey_is_repeated_over_the_channels(self):
         np.testing.assert_array_equal(decode(encoded(GREY)), np.repeat(GREY[..., None], 3, axis=2))

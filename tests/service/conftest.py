@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import shutil
 import socket
 import threading
 import time
@@ -17,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
+from models.calibration.manifest import MANIFEST_FILE
 from service.app import create_app
 from service.settings import Settings
 from service.worker import Worker
@@ -54,7 +56,7 @@ class Service:
     def request(self, method: str, url: str, **options: Any) -> httpx.Response:
         async def ask() -> httpx.Response:
             transport = httpx.ASGITransport(app=self.app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
                 return await client.request(method, url, **options)
 
         return asyncio.run(ask())
@@ -73,7 +75,7 @@ class Service:
 
     def close(self) -> None:
         self.worker.stop()
-        self.app.state.catalog.close()
+        self.app.close()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -92,13 +94,35 @@ def make_bundle(tmp_path: Path) -> Callable[..., Made]:
     return make
 
 
+@pytest.fixture(scope="session")
+def state_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Sequence[Path]], Path]:
+    """A state folder with these bundles registered, made once for all tests; to be copied, and not used itself."""
+    made: dict[tuple[bytes, ...], Path] = {}
+
+    def state(bundles: Sequence[Path]) -> Path:
+        key = tuple((bundle / MANIFEST_FILE).read_bytes() for bundle in bundles)
+        if key not in made:
+            folder = tmp_path_factory.mktemp("state")
+            create_app(Settings(state_dir=folder, workers=0), bundles).close()
+            made[key] = folder
+        return made[key]
+
+    return state
+
+
 @pytest.fixture
-def make_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+def make_service(tmp_path: Path, state_of: Callable[[Sequence[Path]], Path]) -> Iterator[Callable[..., Service]]:
     started: list[Service] = []
 
     def make(*bundles: Made, **settings: Any) -> Service:
-        chosen = Settings(**({"state_dir": tmp_path / "state", "model_threads": 2, "workers": 0} | settings))
-        started.append(Service(create_app(chosen, [bundle.path for bundle in bundles])))
+        paths = [bundle.path for bundle in bundles]
+        folder = tmp_path / "state"
+        elsewhere = {"state_dir", "database_url", "artifacts_url"} & settings.keys()
+        if not elsewhere and not folder.exists() and all(path.is_dir() for path in paths):
+            shutil.copytree(state_of(paths), folder)  # far quicker than to make the tables and to register
+            paths = []
+        chosen = Settings(**({"state_dir": folder, "model_threads": 2, "workers": 0} | settings))
+        started.append(Service(create_app(chosen, paths)))
         return started[-1]
 
     yield make

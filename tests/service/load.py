@@ -9,7 +9,9 @@ import httpx
 import numpy as np
 
 from tests.service.bundles import Made, formula
+from tests.service.processes import web
 
+PAUSE_SECONDS = 0.01  # between two requests of a thread: the servers have other things to do on the same processors
 MODEL = "/v1/models/pets"
 LOGITS = [[2.0, -1.0, 0.5, 0.0], [0.0, 0.0, 0.0, 3.0]]
 
@@ -56,6 +58,7 @@ class Load:
                     self.answers.append((images, answer.json()))
                 else:
                     self.refused.append(answer.text)
+                self._stop.wait(PAUSE_SECONDS)
 
 
 def check(
@@ -81,24 +84,24 @@ def body(number: int) -> bytes:
 def upload(url: str, number: int) -> httpx.Response:
     """A target prior, or every fourth time training counts; never the same twice."""
     role = "training" if number % 4 == 3 else "target"
-    return httpx.post(f"{url}{MODEL}/class-frequencies?role={role}", content=body(number), timeout=120)
+    return web.post(f"{url}{MODEL}/class-frequencies?role={role}", content=body(number), timeout=120)
 
 
 def live(url: str) -> tuple[str, str]:
     """The calibration and the prior by which a process answers now."""
-    answer = httpx.post(f"{url}{MODEL}/scores", json={"logits": LOGITS}, timeout=30).json()
+    answer = web.post(f"{url}{MODEL}/scores", json={"logits": LOGITS}, timeout=30).json()
     return answer["calibration"]["id"], answer["prior"]["name"]
 
 
 def degraded(url: str) -> list[str]:
-    return list(httpx.get(f"{url}/v2/health/ready", timeout=30).json()["degraded"])
+    return list(web.get(f"{url}/v2/health/ready", timeout=30).json()["degraded"])
 
 
 def calibrations_of(url: str) -> dict[str, dict]:
-    listed = httpx.get(f"{url}{MODEL}/calibrations").json()["calibrations"]
-    return {row["id"]: httpx.get(f"{url}{MODEL}/calibrations/{row['id']}").json()["calibration"] for row in listed}
+    listed = web.get(f"{url}{MODEL}/calibrations").json()["calibrations"]
+    return {row["id"]: web.get(f"{url}{MODEL}/calibrations/{row['id']}").json()["calibration"] for row in listed}
 
 
 def laws_of(url: str, class_names: Sequence[str]) -> dict[tuple[str, int | None], list[float]]:
-    rows = httpx.get(f"{url}{MODEL}/priors").json()["priors"]
+    rows = web.get(f"{url}{MODEL}/priors").json()["priors"]
     return {(row["name"], row["edition"]): [row["probs"][name] for name in class_names] for row in rows}

@@ -13,6 +13,8 @@ from typing import Any
 import httpx
 
 ROOT = Path(__file__).parents[2]
+# For every request to a process: httpx.get and its like read all certificates anew, which takes longer than the answer.
+web = httpx.Client(verify=False, trust_env=False, timeout=90, limits=httpx.Limits(max_keepalive_connections=0))
 
 
 class Process:
@@ -45,7 +47,7 @@ class Process:
         if found is None:
             return None
         try:
-            httpx.get(f"{found[0]}/v2/health/live", timeout=1)
+            web.get(f"{found[0]}/v2/health/live", timeout=1)
         except httpx.TransportError:
             return None
         return found[0]

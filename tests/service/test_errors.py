@@ -97,7 +97,7 @@ def test_an_address_with_a_slash_at_its_end_is_no_redirect_without_a_word(servic
 
 
 def test_a_defect_answers_500_and_tells_nothing_of_itself(service: Service) -> None:
-    service.app.state.follower = None  # what no request can do
+    service.app.state.follower.registry = None  # what no request can do
     in_v1 = asyncio.run(_ask_and_survive(service, "POST", SCORES))
     refused(in_v1, 500, "internal-error")
     in_v2 = asyncio.run(_ask_and_survive(service, "GET", "/v2/health/ready"))
@@ -109,5 +109,5 @@ def test_a_defect_answers_500_and_tells_nothing_of_itself(service: Service) -> N
 
 async def _ask_and_survive(service: Service, method: str, path: str) -> httpx.Response:
     transport = httpx.ASGITransport(app=service.app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         return await client.request(method, path, json={"logits": LOGITS})

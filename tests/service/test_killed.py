@@ -15,7 +15,7 @@ import pytest
 
 from tests.service.bundles import HEIGHT, WIDTH, Made
 from tests.service.load import LOGITS, MODEL
-from tests.service.processes import Process, eventually
+from tests.service.processes import Process, eventually, web
 
 ROUNDS = 4
 BUNDLES = 12  # sent in turn; one that is known already changes nothing
@@ -45,7 +45,7 @@ def frequencies(url: str, number: int) -> httpx.Response:
     role = "training" if number % 3 == 2 else "target"
     body = f"ant,{900 + number}\nbee,200\ncat,50\ndog,10\n"
     options = {"params": {"role": role}, "headers": {"idempotency-key": f"upload-{number}"}, "timeout": 60}
-    return httpx.post(f"{url}{MODEL}/class-frequencies", content=body, **options)
+    return web.post(f"{url}{MODEL}/class-frequencies", content=body, **options)
 
 
 def packed(made: Made) -> bytes:
@@ -57,11 +57,11 @@ def packed(made: Made) -> bytes:
 
 def register(url: str, bundle: bytes, number: int) -> httpx.Response:
     headers = {"idempotency-key": f"bundle-{number}", "content-type": "application/x-tar"}
-    return httpx.post(f"{url}/v1/models", content=bundle, headers=headers, timeout=60)
+    return web.post(f"{url}/v1/models", content=bundle, headers=headers, timeout=60)
 
 
 def jobs_end(process: Process) -> bool:
-    rows = httpx.get(f"{process.url}/v1/jobs?limit=1000").json()["jobs"]
+    rows = web.get(f"{process.url}/v1/jobs?limit=1000").json()["jobs"]
     return all(row["status"] in ("done", "failed") for row in rows)
 
 
@@ -110,11 +110,11 @@ def test_what_was_acknowledged_is_there_and_what_is_there_is_whole(
 
 def check_uploads(process: Process, acknowledged: dict[int, dict]) -> None:
     assert acknowledged
-    changes = httpx.get(f"{process.url}{MODEL}/history").json()["changes"]
+    changes = web.get(f"{process.url}{MODEL}/history").json()["changes"]
     assert [row["revision"] for row in changes] == list(range(1, len(changes) + 1))
-    calibrations = {row["id"] for row in httpx.get(f"{process.url}{MODEL}/calibrations").json()["calibrations"]}
+    calibrations = {row["id"] for row in web.get(f"{process.url}{MODEL}/calibrations").json()["calibrations"]}
     assert {row["calibration"] for row in changes} == calibrations  # none is without its change, or a change without it
-    kept = [httpx.get(f"{process.url}{MODEL}/history/{row['revision']}/file").text for row in changes[1:]]
+    kept = [web.get(f"{process.url}{MODEL}/history/{row['revision']}/file").text for row in changes[1:]]
     assert len(set(kept)) == len(kept)  # sent again under its key, nothing was applied twice
     for number, answer in acknowledged.items():
         row = changes[answer["revision"] - 1]
@@ -128,11 +128,11 @@ def check_uploads(process: Process, acknowledged: dict[int, dict]) -> None:
 def check_versions(process: Process, acknowledged: dict[int, dict], made: list[Made]) -> None:
     assert acknowledged
     birds = f"{process.url}/v1/models/birds"
-    versions = [row["version"] for row in httpx.get(birds).json()["versions"]]
+    versions = [row["version"] for row in web.get(birds).json()["versions"]]
     assert versions == [str(number + 1) for number in range(len(versions))]
     pixels = np.random.default_rng(3).integers(0, 256, size=(1, HEIGHT, WIDTH, 3), dtype=np.uint8)
     for number, answer in acknowledged.items():
-        scored = httpx.post(
+        scored = web.post(
             f"{birds}/scores",
             params={"version": answer["version"], "prior": "uniform"},
             content=pixels.tobytes(),
@@ -146,7 +146,7 @@ def check_versions(process: Process, acknowledged: dict[int, dict], made: list[M
 def test_half_a_body_and_a_killed_server_leave_nothing(tmp_path: Path, pets: Made) -> None:
     process = Process(tmp_path / "server", pets.path)
     try:
-        before = httpx.post(f"{process.url}{MODEL}/scores", json={"logits": LOGITS}).content
+        before = web.post(f"{process.url}{MODEL}/scores", json={"logits": LOGITS}).content
         address = urlsplit(process.url)
         with socket.create_connection((address.hostname, address.port)) as client:
             head = f"POST {MODEL}/class-frequencies?role=target HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
@@ -154,7 +154,7 @@ def test_half_a_body_and_a_killed_server_leave_nothing(tmp_path: Path, pets: Mad
             eventually(lambda: list((tmp_path / "server/state").glob("upload-*")), seconds=20)
             process.kill()
         process.start()
-        assert httpx.post(f"{process.url}{MODEL}/scores", json={"logits": LOGITS}).content == before
-        assert httpx.get(f"{process.url}/v1/jobs").json() == {"jobs": []}
+        assert web.post(f"{process.url}{MODEL}/scores", json={"logits": LOGITS}).content == before
+        assert web.get(f"{process.url}/v1/jobs").json() == {"jobs": []}
     finally:
         process.stop()

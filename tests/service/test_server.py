@@ -1,16 +1,10 @@
 """The service as a process: it starts, answers, stops; and what keeps it from starting is said in one line."""
 
-import os
-import re
 import signal
 import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import pytest
 
 from service.app import create_app
@@ -19,50 +13,25 @@ from service.server import listen, serve
 from service.settings import Settings
 from tests.service.bundles import Made
 from tests.service.conftest import Service, running
-
-PROGRAM = """
-import sys
-from pathlib import Path
-from service.server import serve
-from service.settings import Settings
-serve(Settings(), [Path(path) for path in sys.argv[1:]])
-"""
-
-
-def start(tmp_path: Path, *bundles: Path) -> tuple[subprocess.Popen, str]:
-    environment = os.environ | {
-        "EQUIPOISE_STATE_DIR": str(tmp_path / "state"),
-        "EQUIPOISE_PORT": "0",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    log = (tmp_path / "log").open("w")
-    command = [sys.executable, "-c", PROGRAM, *map(str, bundles)]
-    process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
-    log.close()
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        found = re.search(r"http://127\.0\.0\.1:\d+", (tmp_path / "log").read_text())
-        if found:
-            return process, found[0]
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-    raise AssertionError((tmp_path / "log").read_text())
+from tests.service.processes import Process, web
 
 
 def test_a_process_keeps_what_it_acknowledged_even_if_it_is_killed(tmp_path: Path, pets: Made) -> None:
-    process, url = start(tmp_path, pets.path)
-    uploaded = httpx.post(
-        f"{url}/v1/models/pets/class-frequencies?role=target", content=b"ant,5\nbee,10\ncat,2\ndog,6\n"
-    )
-    before = httpx.post(f"{url}/v1/models/pets/scores", json={"logits": [1, 2, 3, 4]})
-    process.kill()
-    process.wait()
+    first = Process(tmp_path, pets.path, job_wait_seconds=60)
+    try:
+        frequencies = b"ant,5\nbee,10\ncat,2\ndog,6\n"
+        uploaded = web.post(f"{first.url}/v1/models/pets/class-frequencies?role=target", content=frequencies)
+        before = web.post(f"{first.url}/v1/models/pets/scores", json={"logits": [1, 2, 3, 4]})
+    finally:
+        first.kill()
     assert uploaded.status_code == 201
-    process, url = start(tmp_path)
-    assert httpx.post(f"{url}/v1/models/pets/scores", json={"logits": [1, 2, 3, 4]}).content == before.content
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) in (0, -signal.SIGTERM)
+    again = Process(tmp_path)
+    try:
+        assert web.post(f"{again.url}/v1/models/pets/scores", json={"logits": [1, 2, 3, 4]}).content == before.content
+        again.popen.send_signal(signal.SIGTERM)
+        assert again.popen.wait(timeout=30) in (0, -signal.SIGTERM)
+    finally:
+        again.stop()
 
 
 def test_a_large_body_is_refused_over_a_real_connection(make_service: Callable[..., Service], pets: Made) -> None:
@@ -73,9 +42,9 @@ def test_a_large_body_is_refused_over_a_real_connection(make_service: Callable[.
             yield b"x" * (1 << 16)
 
     with running(service.app) as url:
-        announced = httpx.post(f"{url}/v1/models/pets/scores", content=b"x" * (4 << 20))
-        streamed = httpx.post(f"{url}/v1/models/pets/scores", content=pieces())
-        after = httpx.post(f"{url}/v1/models/pets/scores", json={"logits": [1, 2, 3, 4]})
+        announced = web.post(f"{url}/v1/models/pets/scores", content=b"x" * (4 << 20))
+        streamed = web.post(f"{url}/v1/models/pets/scores", content=pieces())
+        after = web.post(f"{url}/v1/models/pets/scores", json={"logits": [1, 2, 3, 4]})
     assert [announced.status_code, streamed.status_code, after.status_code] == [413, 413, 200]
     assert announced.json()["type"] == streamed.json()["type"] == "/problems/body-too-large"
 

@@ -50,6 +50,14 @@ class Page(HTMLParser):
         return self.under("h2")
 
 
+@pytest.fixture(scope="module")
+def of_four(fitted, alphas, two_stages):
+    """Four runs, their report and its page, made once for the tests that only read them."""
+    runs = [fitted, *alphas, two_stages]
+    document = report_runs(runs)
+    return runs, document, to_html(document)
+
+
 def test_a_run_with_other_test_images_is_shown_and_not_compared(fitted, run_copy):
     other = run_copy()
     (other / "feature_lengths_test.npy").unlink()
@@ -63,9 +71,9 @@ def test_a_run_with_other_test_images_is_shown_and_not_compared(fitted, run_copy
     assert comparison["left_out"] in Page(to_html(document)).under("td")
 
 
-def test_the_report_says_how_a_run_was_trained_and_why_it_was_calibrated_so(fitted, alphas, two_stages):
-    document = report_runs([fitted, alphas[0], two_stages])
-    first, cibl, decoupled = document["runs"]
+def test_the_report_says_how_a_run_was_trained_and_why_it_was_calibrated_so(of_four, fitted, alphas):
+    _, document, text = of_four
+    first, cibl, _, decoupled = document["runs"]
     assert first["name"] == "<b>x"
     assert first["data"] == read_run(fitted).description["provenance"]["data"]
     assert first["training"]["loss"] == "cross-entropy"
@@ -80,16 +88,17 @@ def test_the_report_says_how_a_run_was_trained_and_why_it_was_calibrated_so(fitt
     assert cibl["ledger"]["gap_to_rule"] == read_run(alphas[0]).ledger.gap_to_rule > 0
     assert decoupled["training"]["second_stage"] == {"sampler": "meta", "steps": 20}
     assert decoupled["ledger"]["trained_with"] == "meta-sampler"
-    page = Page(to_html(document))
+    page = Page(text)
     for said in (first["calibration"]["reason"], "meta sampler, 20 steps", "meta-sampler, implied prior by measured"):
         assert said in page.under("td")
 
 
-def test_the_page_shows_the_numbers_of_the_json_and_is_drawn_from_it_alone(fitted, alphas, tmp_path):
-    write_report([fitted, *alphas], tmp_path / "new" / "report.html")
+def test_the_page_shows_the_numbers_of_the_json_and_is_drawn_from_it_alone(of_four, tmp_path):
+    runs, expected, _ = of_four
+    write_report(runs, tmp_path / "new" / "report.html")
     page = (tmp_path / "new" / "report.html").read_text()
     document = json.loads((tmp_path / "new" / "report.json").read_text())
-    assert document == report_runs([fitted, *alphas])
+    assert document == expected
     assert to_html(document) == page
     cells = Page(page).under("td")
     for run in document["runs"]:
@@ -112,8 +121,8 @@ def test_correlations_stand_next_to_the_plots(fitted):
         assert any(said in caption and "centred" in caption for caption in captions)
 
 
-def test_the_page_fetches_nothing_and_every_tag_is_closed(fitted, alphas, two_stages):
-    text = to_html(report_runs([fitted, *alphas, two_stages]))
+def test_the_page_fetches_nothing_and_every_tag_is_closed(of_four):
+    *_, text = of_four
     page = Page(text)
     assert page.open == []
     for tag, attributes in page.tags:
@@ -143,8 +152,8 @@ def test_names_are_escaped_wherever_they_stand(fitted, alphas):
     assert " $_0.5" in page.under("li")  # neither mathematics nor hidden, as matplotlib would have it
 
 
-def test_a_run_with_all_its_files_has_every_plot(fitted, alphas, two_stages):
-    page = Page(to_html(report_runs([fitted, *alphas, two_stages])))
+def test_a_run_with_all_its_files_has_every_plot(of_four):
+    page = Page(of_four[2])
     assert page.sections() == [
         "Figures",
         "Differences",

@@ -26,4 +26,4 @@ torch.save(
     },
     out / f"rank{rank}.pt",
 )
-train_run("digits", out=out / "run", epochs=20)
+train_run("digits", out=out / "run", epochs=2)

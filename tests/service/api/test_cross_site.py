@@ -23,7 +23,7 @@ def test_reading_is_not_refused(service):
 
 
 def test_without_the_mark_the_origin_decides(service):
-    own, foreign = {"Origin": "http://service"}, {"Origin": "http://evil.example"}
+    own, foreign = {"Origin": "http://localhost"}, {"Origin": "http://evil.example"}
     assert service.post(UPLOAD, content=CSV, headers=foreign).status_code == 403
     assert service.post(UPLOAD, content=CSV, headers={"Origin": "null"}).status_code == 403
     assert service.post(UPLOAD, content=CSV, headers=own).status_code == 201

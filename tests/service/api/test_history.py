@@ -79,7 +79,7 @@ def test_a_large_file_of_a_change_is_sent_in_pieces_and_not_held_as_a_whole(serv
         await service.app(scope, receive, count)
 
     async def ask() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=watched), base_url="http://service") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=watched), base_url="http://localhost") as client:
             return await client.get(f"{MODEL}/history/2/file")
 
     kept = asyncio.run(ask())

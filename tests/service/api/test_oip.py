@@ -14,7 +14,7 @@ from tests.service.bundles import CLASSES, HEIGHT, WIDTH, Made
 from tests.service.conftest import Service, npy, png, running
 
 Client = triton.InferenceServerClient
-EXACT = {"rtol": 0, "atol": 1e-7}  # scores are at most 1, float32
+EXACT = {"rtol": 0, "atol": 5e-7}  # both are sums in float32, of one value or of a batch
 
 
 @pytest.fixture

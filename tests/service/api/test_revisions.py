@@ -165,13 +165,14 @@ def test_two_processes_on_one_database_lose_nothing(make_service: Callable[..., 
 def test_a_request_keeps_the_state_it_began_with(service: Service, pets: Made) -> None:
     async def run() -> set[bytes]:
         transport = httpx.ASGITransport(app=service.app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             seen: set[bytes] = set()
             done = asyncio.Event()
 
             async def keep_asking() -> None:
                 while not done.is_set():
                     seen.add((await client.post(f"{MODEL}/scores", json={"logits": LOGITS})).content)
+                    await asyncio.sleep(0)  # as a server does between two requests
 
             asking = [asyncio.create_task(keep_asking()) for _ in range(3)]
             for number in range(5):

@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it prints, and its exit codes."""
 
 import json
+import os
 import re
 import shlex
 import socket
@@ -18,8 +19,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.app import create_app
 from service.cli import main
+from service.settings import Settings
 from tests.service.bundles import HEIGHT, WIDTH, write_bundle
+from tests.service.conftest import running
 from training import runs
 
 ROOT = Path(__file__).parents[3]
@@ -300,6 +304,22 @@ class TestScore:
         ran = equipoise("score", made.path, image, "--prior", "[1, 1, 1, 5]", "--top-k", 1)
         assert f"{expected:.4f}" in ran.out
 
+    def test_with_a_service_that_asks_for_a_key(self, equipoise, tmp_path):
+        made, image, keys = (
+            write_bundle(tmp_path / "bundle"),
+            image_file(tmp_path / "image.png"),
+            tmp_path / "keys.json",
+        )
+        key = equipoise("keys", "create", "shop", "--scope", "score", "--file", keys).out.strip()
+        app = create_app(Settings(state_dir=tmp_path / "state", workers=0, keys_file=keys), [made.path])
+        with running(app) as url:
+            model = f"{url}/v1/models/pets"
+            assert equipoise("score", model, image, "--key", key).code == 0
+            without = equipoise("score", model, image)
+        app.close()
+        assert without.code == 1
+        assert "key" in without.err
+
     def test_what_cannot_be_scored(self, equipoise, tmp_path):
         made = write_bundle(tmp_path / "bundle")
         (tmp_path / "text.jpg").write_text("not an image")
@@ -372,7 +392,11 @@ class TestDemo:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         command = [sys.executable, "-m", "service", "demo", "--folder", str(tmp_path / "demo"), "--port", str(port)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        patient = os.environ | {
+            "EQUIPOISE_JOB_WAIT_SECONDS": "60"
+        }  # so that the upload is answered on a busy machine too
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": patient}
+        with subprocess.Popen(command, **options) as process:
             try:
                 lines = iter(process.stdout.readline, "")
                 shown = list(takewhile(lambda line: "INFO" not in line, lines))

@@ -159,6 +159,15 @@ def test_a_database_of_version_0_1_0_is_upgraded_with_every_row(old: str, pets: 
     assert_all_is_there(old, pets)  # the second start finds nothing to do
 
 
+def test_a_database_that_was_counted_and_stands_at_a_former_step_is_upgraded_too(old: str, pets: Made) -> None:
+    engine = open_engine(old)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)"))
+        connection.execute(text("INSERT INTO alembic_version VALUES (:number)"), {"number": migrate.FIRST})
+    engine.dispose()
+    assert_all_is_there(old, pets)
+
+
 def test_the_service_answers_from_an_upgraded_database_and_can_undo(
     old: str, pets: Made, make_service: Callable[..., Service], tmp_path: Path
 ) -> None:

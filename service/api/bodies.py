@@ -1,0 +1,93 @@
+"""Request bodies within their limits, by the ASGI messages alone; and the files of a form."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.types import Receive
+
+from service.errors import BodyStalled, BodyTooLarge, ClientGone, InvalidRequest
+
+FORM = "multipart/form-data"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Args: most_bytes of a body; stall_seconds, how long nothing may come before its end; rule, for errors."""
+
+    most_bytes: int
+    stall_seconds: float
+    rule: str
+
+
+async def read(headers: Mapping[bytes, bytes], receive: Receive, limits: Limits) -> bytes:
+    """The whole body. Raises: BodyTooLarge, BodyStalled, ClientGone."""
+    _check_announced(headers, limits)
+    part, more = await _next(receive, limits, 0)
+    if not more:  # most bodies come in one piece
+        return part
+    parts = [part]
+    received = len(part)
+    while more:
+        part, more = await _next(receive, limits, received)
+        received += len(part)
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def chunks(headers: Mapping[bytes, bytes], receive: Receive, limits: Limits) -> AsyncGenerator[bytes, None]:
+    """The body as it arrives. Raises: BodyTooLarge, BodyStalled, ClientGone."""
+    _check_announced(headers, limits)
+    received, more = 0, True
+    while more:
+        part, more = await _next(receive, limits, received)
+        received += len(part)
+        yield part
+
+
+def _check_announced(headers: Mapping[bytes, bytes], limits: Limits) -> None:
+    announced = headers.get(b"content-length", b"")
+    if announced.isdigit() and int(announced) > limits.most_bytes:
+        raise BodyTooLarge(f"{limits.rule}; this one announces {int(announced):,}.")
+
+
+async def _next(receive: Receive, limits: Limits, received: int) -> tuple[bytes, bool]:
+    """What comes next, and whether more follows; counted, because a length may be missing or wrong."""
+    try:
+        async with asyncio.timeout(limits.stall_seconds):
+            message = await receive()
+    except TimeoutError:
+        raise BodyStalled(
+            f"a body goes on within {limits.stall_seconds:g} s (EQUIPOISE_STALL_SECONDS); after {received:,} bytes "
+            "nothing more came. Send it again."
+        ) from None
+    if message["type"] == "http.disconnect":
+        raise ClientGone("the client left before the body was complete.")
+    part: bytes = message.get("body", b"")
+    if received + len(part) > limits.most_bytes:
+        raise BodyTooLarge(f"{limits.rule}; this one is longer.")
+    return part, message.get("more_body", False)
+
+
+async def files_of(headers: Mapping[bytes, bytes], data: bytes) -> tuple[tuple[str, ...], tuple[bytes, ...]]:
+    """The names of the files of a form, and the files. Raises: InvalidRequest."""
+
+    async def whole() -> AsyncGenerator[bytes, None]:
+        yield data
+
+    try:
+        form = await MultiPartParser(Headers(raw=list(headers.items())), whole()).parse()
+    except (MultiPartException, KeyError) as error:
+        raise InvalidRequest(f"the form cannot be read: {error}. Send files as curl -F image=@FILE does.") from error
+    try:
+        values = [value for _, value in form.multi_items()]
+        files = [value for value in values if isinstance(value, UploadFile)]
+        if not files or len(files) < len(values):
+            raise InvalidRequest("a form holds files and nothing else; options belong into the query.")
+        return tuple(file.filename or "no name" for file in files), tuple([await file.read() for file in files])
+    finally:
+        await form.close()

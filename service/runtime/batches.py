@@ -1,0 +1,101 @@
+"""A network as a line of work: examples of many requests, decoded, run and mapped to scores together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.calibration.apply import LogitArray, ScoreMap
+from models.calibration.errors import CalibrationError
+from models.calibration.manifest import InputSize
+from models.images import UInt8Array
+from service.runtime.onnx import MAX_BATCH, OnnxRunner
+from service.runtime.pool import Line, Piece
+from service.runtime.scoring import pixels_of
+
+HEAVY_BYTES = (
+    64 << 10
+)  # files of this size are decoded in a batch of their own, so that small ones do not wait for them
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examples:
+    """What a request, or a piece of it, sends to a network.
+
+    Args: pixels `(N, H, W, 3)`, or what image files give it; scores, the map to apply to the logits, None for the raw
+        logits.
+    """
+
+    pixels: UInt8Array | Files
+    scores: ScoreMap | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Files:
+    """Image files, with what the client calls them, if anything; `first` is the number of the first among all."""
+
+    data: Sequence[bytes]
+    max_pixels: int
+    names: Sequence[str] = ()
+    first: int = 1
+
+
+class NetworkLine(Line):
+    """Examples of one network. A file that is no image fails its request, and none of its neighbours."""
+
+    def __init__(self, name: str, runner: OnnxRunner, size: InputSize) -> None:
+        super().__init__(name, most=MAX_BATCH)
+        self.num_classes = runner.num_classes
+        self.run = runner.run
+        self._size = size
+
+    def do(self, payloads: Sequence[Examples]) -> list[LogitArray | CalibrationError]:
+        """Scores or logits `(N, C)` for each."""
+        results: list[LogitArray | CalibrationError] = [self._pixels(each.pixels) for each in payloads]
+        good = [(index, each) for index, each in enumerate(results) if isinstance(each, np.ndarray)]
+        if not good:
+            return results
+        logits = self.run(good[0][1] if len(good) == 1 else np.concatenate([each for _, each in good]))
+        maps = {payloads[index].scores for index, _ in good}
+        shared = maps.pop() if len(maps) == 1 else None
+        with np.errstate(invalid="ignore"):  # logits that are not finite are found in their own answer
+            rows = logits if shared is None else shared(logits)
+            start = 0
+            for index, each in good:
+                own, start = rows[start : start + len(each)], start + len(each)
+                scores = payloads[index].scores
+                results[index] = own if shared is not None or scores is None else scores(own)
+        return results
+
+    def _pixels(self, pixels: UInt8Array | Files) -> UInt8Array | CalibrationError:
+        if not isinstance(pixels, Files):
+            return pixels
+        try:
+            return pixels_of(
+                pixels.data, self._size, max_pixels=pixels.max_pixels, names=pixels.names, first=pixels.first
+            )
+        except CalibrationError as error:
+            return error
+
+
+def pieces_of(pixels: UInt8Array | Files, scores: ScoreMap | None) -> list[Piece]:
+    """A request in pieces that fit a batch, so that one with many examples does not hold a thread for long."""
+    if isinstance(pixels, Files):
+        return _pieces_of_files(pixels, scores)
+    if len(pixels) <= MAX_BATCH:
+        return [Piece(Examples(pixels, scores), len(pixels))]
+    starts = range(0, len(pixels), MAX_BATCH)
+    parts = [pixels[start : start + MAX_BATCH] for start in starts]
+    return [Piece(Examples(part, scores), len(part)) for part in parts]
+
+
+def _pieces_of_files(files: Files, scores: ScoreMap | None) -> list[Piece]:
+    found: list[Piece] = []
+    for start in range(0, len(files.data), MAX_BATCH):
+        end = start + MAX_BATCH
+        part = Files(files.data[start:end], files.max_pixels, files.names[start:end], files.first + start)
+        alone = sum(map(len, part.data)) > HEAVY_BYTES
+        found.append(Piece(Examples(part, scores), len(part.data), alone=alone))
+    return found

@@ -1,0 +1,265 @@
+"""The threads that do the work of requests, and the one bounded queue before them.
+
+A free thread takes its share of what waits, ceil(waiting / threads), and never waits for more to come: on a CPU a batch
+costs as much as its examples one by one, so a wait would buy nothing, and a thread that took everything would leave the
+others idle. It knows neither networks nor HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from math import ceil
+from queue import SimpleQueue
+from time import perf_counter
+from typing import Any, Protocol, TypeVar
+
+from service.errors import ClientGone, DeadlinePassed, QueueFull
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS = 0.1  # a request that waits longer is watched: its client may leave, its deadline may pass
+MEMORY = 0.1  # weight of the newest batch in the running mean
+
+
+class Line:
+    """Work of one kind: what waits in it may be done together.
+
+    Args: name, for metrics; most, examples together.
+    """
+
+    def __init__(self, name: str, *, most: int) -> None:
+        self.name = name
+        self.most = most
+        self.waiting: deque[_Waiting] = deque()  # this and the next belong to the pool, under its lock
+        self.examples = 0
+        self.seconds_each = 0.0  # an example, by a running mean
+
+    def do(self, payloads: Sequence[Any]) -> Sequence[Any]:
+        """A result for each; an exception among them is raised to the one who asked, and to nobody else."""
+        raise NotImplementedError
+
+
+class Observer(Protocol):
+    """Who hears what the threads do."""
+
+    def batch(self, model: str, examples: int, waited: Sequence[float], seconds: float) -> None: ...
+
+    def dropped(self, reason: str) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Piece:
+    """Args: examples, how many `payload` holds; alone, not to be done together with others."""
+
+    payload: Any
+    examples: int = 1
+    alone: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """One request: its pieces may be done by several threads."""
+
+    future: asyncio.Future[list[Any]]
+    results: list[Any]
+    left: int
+    at: float
+
+    def deliver(self, index: int, result: Any) -> None:
+        """On the event loop."""
+        if self.future.done():
+            return
+        if isinstance(result, Exception):
+            self.future.set_exception(result)
+            return
+        self.results[index] = result
+        self.left -= 1
+        if self.left == 0:
+            self.future.set_result(self.results)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    asked: _Asked
+    index: int
+    payload: Any
+    examples: int
+    share: int  # of a batch, in examples; the whole of it for what is done alone
+    cost: float  # expected, in seconds of a thread
+
+
+class Pool:
+    """Args: threads, that work at the same time; most_waiting, pieces that wait, beyond which requests are refused."""
+
+    def __init__(self, threads: int, *, most_waiting: int, observer: Observer) -> None:
+        self._threads = threads
+        self._most_waiting = most_waiting
+        self._observer = observer
+        self._lock = threading.Lock()  # guards the next two and the lines; held for a few steps only
+        self._waiting = 0  # pieces
+        self._cost = 0.0  # expected, of all that waits
+        self._tokens: SimpleQueue[Line | None] = SimpleQueue()  # one a piece; wakes a thread
+        self._started: list[threading.Thread] = []
+        self._calls = _Calls("", most=1)
+
+    @property
+    def waiting(self) -> int:
+        """Pieces of requests that no thread has taken yet."""
+        return self._waiting
+
+    async def ask(
+        self, line: Line, pieces: Sequence[Piece], *, seconds: float, gone: Callable[[], Awaitable[None]]
+    ) -> list[Any]:
+        """The results of the pieces, in their order.
+
+        Args: seconds, after which the answer is of no use; gone, ends when the client has left.
+        Raises: QueueFull, DeadlinePassed, ClientGone, and what the work raises.
+        """
+        loop = asyncio.get_running_loop()
+        asked = _Asked(loop.create_future(), [None] * len(pieces), len(pieces), perf_counter())
+        self._put(line, asked, pieces, seconds)
+        timer = loop.call_later(min(PATIENCE_SECONDS, seconds), self._watch, line, asked, seconds, gone)
+        try:
+            return await asked.future
+        finally:
+            timer.cancel()
+
+    async def call(self, work: Callable[[], T], *, seconds: float, gone: Callable[[], Awaitable[None]]) -> T:
+        """What `work` gives, which would hold the event loop for too long. Raises: as `ask`."""
+        results: list[T] = await self.ask(self._calls, [Piece(work)], seconds=seconds, gone=gone)
+        return results[0]
+
+    def close(self) -> None:
+        """End the threads when they have done what waits."""
+        for _ in self._started:
+            self._tokens.put(None)
+        for thread in self._started:
+            thread.join()
+        self._started = []
+
+    def _put(self, line: Line, asked: _Asked, pieces: Sequence[Piece], seconds: float) -> None:
+        with self._lock:
+            if not self._started:
+                self._start()
+            if self._waiting:
+                self._check_room(seconds)
+            for index, piece in enumerate(pieces):
+                cost = piece.examples * line.seconds_each
+                share = line.most if piece.alone else piece.examples
+                line.waiting.append(_Waiting(asked, index, piece.payload, piece.examples, share, cost))
+                line.examples += piece.examples
+                self._cost += cost
+            self._waiting += len(pieces)
+        for _ in pieces:
+            self._tokens.put(line)
+
+    def _check_room(self, seconds: float) -> None:
+        expected = self._cost / self._threads
+        if self._waiting < self._most_waiting and expected <= seconds:
+            return
+        self._observer.dropped("full")
+        raise QueueFull(
+            f"a request is taken while fewer than {self._most_waiting} wait and it can be answered within {seconds:g} "
+            f"s; {self._waiting} wait now, for about {expected:.2g} s. Try again in a moment.",
+            retry_after=ceil(expected),
+        )
+
+    def _start(self) -> None:
+        self._started = [
+            threading.Thread(target=self._run, name=f"model-{number}", daemon=True) for number in range(self._threads)
+        ]
+        for thread in self._started:
+            thread.start()
+
+    def _run(self) -> None:
+        while (line := self._tokens.get()) is not None:
+            taken = self._take(line)
+            if taken:
+                try:
+                    self._do(line, taken)
+                except Exception:  # a defect of ours must not end the thread
+                    log.exception("a batch failed")
+
+    def _take(self, line: Line) -> list[_Waiting]:
+        """A thread's share. Others may have taken what the token stood for: then there is nothing."""
+        taken: list[_Waiting] = []
+        with self._lock:
+            room = min(line.most, ceil(line.examples / self._threads))
+            while line.waiting and (not taken or line.waiting[0].share <= room):
+                each = line.waiting.popleft()
+                self._forget(line, each)
+                if not each.asked.future.done():  # or nobody waits: the client left, or another piece failed
+                    taken.append(each)
+                    room -= each.share
+        return taken
+
+    def _forget(self, line: Line, each: _Waiting) -> None:
+        line.examples -= each.examples
+        self._waiting -= 1
+        self._cost = self._cost - each.cost if self._waiting else 0.0  # rounding errors do not add up
+
+    def _do(self, line: Line, taken: Sequence[_Waiting]) -> None:
+        started = perf_counter()
+        try:
+            results = line.do([each.payload for each in taken])
+        except Exception as error:  # each who asked gets it, and the thread goes on
+            results = [error] * len(taken)
+        seconds = perf_counter() - started
+        _deliver(taken, results)
+        examples = sum(each.examples for each in taken)
+        line.seconds_each += MEMORY * (seconds / examples - line.seconds_each)
+        self._observer.batch(line.name, examples, [started - each.asked.at for each in taken], seconds)
+
+    def _watch(self, line: Line, asked: _Asked, seconds: float, gone: Callable[[], Awaitable[None]]) -> None:
+        watcher = asyncio.ensure_future(self._watched(line, asked, seconds, gone))
+        asked.future.add_done_callback(lambda _: watcher.cancel())
+
+    async def _watched(self, line: Line, asked: _Asked, seconds: float, gone: Callable[[], Awaitable[None]]) -> None:
+        error: Exception
+        try:
+            async with asyncio.timeout(max(0.0, asked.at + seconds - perf_counter())):
+                await gone()
+            reason, error = "gone", ClientGone("the client left before its answer was there.")
+        except TimeoutError:
+            reason, error = "deadline", DeadlinePassed(f"there was no answer within {seconds:g} s. Try again later.")
+        self._drop(line, asked)
+        self._observer.dropped(reason)
+        if not asked.future.done():
+            asked.future.set_exception(error)
+
+    def _drop(self, line: Line, asked: _Asked) -> None:
+        """Make room at once for others."""
+        with self._lock:
+            for each in [each for each in line.waiting if each.asked is asked]:
+                line.waiting.remove(each)
+                self._forget(line, each)
+
+
+class _Calls(Line):
+    """Whatever is heavy and of no network."""
+
+    def do(self, payloads: Sequence[Callable[[], Any]]) -> list[Any]:
+        return [work() for work in payloads]
+
+
+def _deliver(taken: Sequence[_Waiting], results: Sequence[Any]) -> None:
+    """One message to the event loop for the whole batch; usually there is one loop."""
+    loops: dict[asyncio.AbstractEventLoop, list[tuple[_Waiting, Any]]] = {}
+    for each, result in zip(taken, results, strict=True):
+        loops.setdefault(each.asked.future.get_loop(), []).append((each, result))
+    for loop, group in loops.items():
+        with suppress(RuntimeError):  # the loop is closed, and nobody waits
+            loop.call_soon_threadsafe(_deliver_all, group)
+
+
+def _deliver_all(group: Sequence[tuple[_Waiting, Any]]) -> None:
+    for each, result in group:
+        each.asked.deliver(each.index, result)
