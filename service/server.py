@@ -34,6 +34,7 @@ def serve(settings: Settings, bundles: Sequence[Path] = ()) -> None:
             log_config=None,
             access_log=False,  # the application writes its own lines
             server_header=False,
+            proxy_headers=False,  # who asks is known by keys and not by addresses
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=settings.stop_seconds,
         )

@@ -103,10 +103,13 @@ class Pool:
         self._threads = threads
         self._most_waiting = most_waiting
         self._observer = observer
-        self._lock = threading.Lock()  # guards the next two and the lines; held for a few steps only
+        self._lock = threading.Lock()  # guards the next four and the lines; held for a few steps only
         self._waiting = 0  # pieces
         self._cost = 0.0  # expected, of all that waits
-        self._tokens: SimpleQueue[Line | None] = SimpleQueue()  # one a piece; wakes a thread
+        self._order: deque[Line] = deque()  # of each piece, as it came
+        self._idle = 0  # threads that nobody has woken yet
+        self._woken: SimpleQueue[bool] = SimpleQueue()  # true for work, false for the end
+        self._waking: asyncio.AbstractEventLoop | None = None  # that will wake threads in its next turn
         self._started: list[threading.Thread] = []
         self._calls = _Calls("", most=1)
 
@@ -126,6 +129,9 @@ class Pool:
         loop = asyncio.get_running_loop()
         asked = _Asked(loop.create_future(), [None] * len(pieces), len(pieces), perf_counter())
         self._put(line, asked, pieces, seconds)
+        if self._waking is not loop:  # once a turn of the loop, so that what came in one turn is taken together
+            self._waking = loop
+            loop.call_soon(self._wake)
         timer = loop.call_later(min(PATIENCE_SECONDS, seconds), self._watch, line, asked, seconds, gone)
         try:
             return await asked.future
@@ -140,10 +146,10 @@ class Pool:
     def close(self) -> None:
         """End the threads when they have done what waits."""
         for _ in self._started:
-            self._tokens.put(None)
+            self._woken.put(False)
         for thread in self._started:
             thread.join()
-        self._started = []
+        self._started, self._idle = [], 0
 
     def _put(self, line: Line, asked: _Asked, pieces: Sequence[Piece], seconds: float) -> None:
         with self._lock:
@@ -156,10 +162,18 @@ class Pool:
                 share = line.most if piece.alone else piece.examples
                 line.waiting.append(_Waiting(asked, index, piece.payload, piece.examples, share, cost))
                 line.examples += piece.examples
+                self._order.append(line)
                 self._cost += cost
             self._waiting += len(pieces)
-        for _ in pieces:
-            self._tokens.put(line)
+
+    def _wake(self) -> None:
+        """As many idle threads as there is work for; one that is busy looks by itself when it is done."""
+        self._waking = None
+        with self._lock:
+            count = min(self._idle, self._waiting)
+            self._idle -= count
+        for _ in range(count):
+            self._woken.put(True)
 
     def _check_room(self, seconds: float) -> None:
         expected = self._cost / self._threads
@@ -180,25 +194,36 @@ class Pool:
             thread.start()
 
     def _run(self) -> None:
-        while (line := self._tokens.get()) is not None:
-            taken = self._take(line)
-            if taken:
+        while True:
+            line, taken = self._take()
+            if line is not None:
                 try:
                     self._do(line, taken)
                 except Exception:  # a defect of ours must not end the thread
                     log.exception("a batch failed")
+            elif not self._woken.get():
+                return
 
-    def _take(self, line: Line) -> list[_Waiting]:
-        """A thread's share. Others may have taken what the token stood for: then there is nothing."""
-        taken: list[_Waiting] = []
+    def _take(self) -> tuple[Line | None, list[_Waiting]]:
+        """A thread's share of the line whose turn it is; None where nothing waits, and the thread counts as idle."""
         with self._lock:
-            room = min(line.most, ceil(line.examples / self._threads))
-            while line.waiting and (not taken or line.waiting[0].share <= room):
-                each = line.waiting.popleft()
-                self._forget(line, each)
-                if not each.asked.future.done():  # or nobody waits: the client left, or another piece failed
-                    taken.append(each)
-                    room -= each.share
+            while self._order:
+                line = self._order.popleft()
+                taken = self._share_of(line)  # nothing, where others have taken what the turn stood for
+                if taken:
+                    return line, taken
+            self._idle += 1
+            return None, []
+
+    def _share_of(self, line: Line) -> list[_Waiting]:
+        taken: list[_Waiting] = []
+        room = min(line.most, ceil(line.examples / self._threads))
+        while line.waiting and (not taken or line.waiting[0].share <= room):
+            each = line.waiting.popleft()
+            self._forget(line, each)
+            if not each.asked.future.done():  # or nobody waits: the client left, or another piece failed
+                taken.append(each)
+                room -= each.share
         return taken
 
     def _forget(self, line: Line, each: _Waiting) -> None:
