@@ -10,8 +10,9 @@ from pathlib import Path
 import uvicorn
 
 from service import logs
-from service.app import create_app
+from service.app import Equipoise, create_app
 from service.errors import CannotStart
+from service.protocol import GatheringProtocol
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -29,20 +30,25 @@ def serve(settings: Settings, bundles: Sequence[Path] = ()) -> None:
     with listener:
         logs.configure(settings.log_format)
         app = create_app(settings, bundles)
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,  # the application writes its own lines
-            server_header=False,
-            proxy_headers=False,  # who asks is known by keys and not by addresses
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=settings.stop_seconds,
-        )
         host, port = listener.getsockname()[:2]
         # uvicorn does not name the address of a socket that it was given
         log.info("Serving on http://%s:%d (described at /docs)", host, port)
         _settle()
-        uvicorn.Server(config).run(sockets=[listener])
+        uvicorn.Server(config_of(app)).run(sockets=[listener])
+
+
+def config_of(app: Equipoise) -> uvicorn.Config:
+    """How uvicorn serves the application."""
+    return uvicorn.Config(
+        app,
+        http=GatheringProtocol,
+        log_config=None,
+        access_log=False,  # the application writes its own lines
+        server_header=False,
+        proxy_headers=False,  # who asks is known by keys and not by addresses
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=app.state.settings.stop_seconds,
+    )
 
 
 def _settle() -> None:

@@ -20,8 +20,8 @@ class ScoreMap:
     """softmax(scale * z~ + shift), with shift = offset + log target - log r.
 
     The same scores as `Calibration.debias(...).adjust(target).scores()`, in float32 to about 1e-6, for callers that
-    score all day with one calibration and one prior. Nothing is checked: of a row whose logits are not all finite, every
-    score is NaN.
+    score all day with one calibration and one prior. Nothing is checked: where the logits of a row are not all finite,
+    its scores are NaN.
 
     Args: scale `(C,)` and shift `(C,)` in one dtype, which logits must have too; a shift of minus infinity is a class
         that cannot occur.

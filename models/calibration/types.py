@@ -139,7 +139,8 @@ def check_logits(values: NDArray[Any]) -> None:
     if values.ndim != 2 or values.shape[1] < 2:
         raise ShapeMismatch(f"logits must be (N, C) with at least two classes; got shape {values.shape}.")
     # Of the extremes alone, without an array of the logits' own size; NaN passes into both and fails the comparison.
-    if values.size and not (values.min() >= -_FLOAT32_MAX and values.max() <= _FLOAT32_MAX):
+    lowest, highest = np.minimum.reduce(values, None, initial=0), np.maximum.reduce(values, None, initial=0)
+    if not (lowest >= -_FLOAT32_MAX and highest <= _FLOAT32_MAX):
         row, column = np.argwhere(~(np.abs(values) <= _FLOAT32_MAX))[0]
         raise InvalidLogits(
             f"logits must be finite numbers that fit float32; row {row}, class {column} is {values[row, column]}. "

@@ -112,9 +112,8 @@ async def scores(call: Call, model: str) -> Answer:
     if pixels is None:
         work = partial(_of_logits, live, kind, data, query)
         return Answer(await call.do(work, light=len(data) <= LIGHT_BYTES))
-    options = Options(prior=query.prior, kappa=query.kappa, top_k=query.top_k, explain=query.explain)
     try:
-        return Answer(await _of_pixels(call, live, pixels, options))
+        return Answer(await _of_pixels(call, live, pixels, _options_of(query)))
     except InvalidImage as error:
         if kind.startswith("image/") or kind == FORM or live.input_size is None:
             raise
@@ -167,23 +166,31 @@ async def _of_pixels(call: Call, live: LiveModel, pixels: UInt8Array | Files, op
 
 
 def _of_logits(live: LiveModel, kind: str, data: bytes, query: ScoreOptions) -> bytes:
-    if kind == "application/json":
-        request = _logits_request(data)
-        return _written(scoring.score(live, logits_of_json(request.logits), _merged(query, request)))
-    options = Options(prior=query.prior, kappa=query.kappa, top_k=query.top_k, explain=query.explain)
-    return _written(scoring.score(live, logits_of_npy(data), options))
+    options = _options_of(query)
+    if kind != "application/json":
+        return _written(scoring.score(live, logits_of_npy(data), options))
+    document = _document(data)
+    if len(document) > 1:
+        options = _merged(query, _logits_request(document))
+    return _written(scoring.score(live, logits_of_json(document["logits"]), options))
 
 
 def _written(document: dict[str, Any]) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _logits_request(data: bytes) -> LogitsRequest:
+def _options_of(query: ScoreOptions) -> Options:
+    return Options(prior=query.prior, kappa=query.kappa, top_k=query.top_k, explain=query.explain)
+
+
+def _document(data: bytes) -> dict[str, Any]:
     document = read_json(data)
     if not isinstance(document, dict) or "logits" not in document:
         raise InvalidRequest('a JSON body is an object with the logits: {"logits": [[...]]}.')
-    if len(document) == 1:
-        return LogitsRequest.model_construct(**document)  # the numbers are checked as one array
+    return document
+
+
+def _logits_request(document: dict[str, Any]) -> LogitsRequest:
     rule = f"a JSON body holds {', '.join(LogitsRequest.model_fields)}"
     if len(document) > len(LogitsRequest.model_fields):  # or millions of unknown members are millions of errors
         raise InvalidRequest(f"{rule}; got {len(document)} members.")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 
 from models.calibration.apply import LogitArray, ScoreMap
-from models.calibration.errors import CalibrationError
+from models.calibration.errors import CalibrationError, InvalidLogits
 from models.calibration.manifest import InputSize
 from models.images import UInt8Array
 from service.runtime.onnx import MAX_BATCH, OnnxRunner
@@ -60,13 +61,12 @@ class NetworkLine(Line):
         logits = self.run(good[0][1] if len(good) == 1 else np.concatenate([each for _, each in good]))
         maps = {payloads[index].scores for index, _ in good}
         shared = maps.pop() if len(maps) == 1 else None
-        with np.errstate(invalid="ignore"):  # logits that are not finite are found in their own answer
-            rows = logits if shared is None else shared(logits)
-            start = 0
-            for index, each in good:
-                own, start = rows[start : start + len(each)], start + len(each)
-                scores = payloads[index].scores
-                results[index] = own if shared is not None or scores is None else scores(own)
+        at_once = shared is not None and isfinite(float(logits.sum()))
+        rows = shared(logits) if shared is not None and at_once else logits
+        start = 0
+        for index, each in good:
+            own, start = rows[start : start + len(each)], start + len(each)
+            results[index] = own if at_once else _mapped(own, payloads[index].scores)
         return results
 
     def _pixels(self, pixels: UInt8Array | Files) -> UInt8Array | CalibrationError:
@@ -78,6 +78,13 @@ class NetworkLine(Line):
             )
         except CalibrationError as error:
             return error
+
+
+def _mapped(logits: LogitArray, scores: ScoreMap | None) -> LogitArray | CalibrationError:
+    finite = np.isfinite(logits).all(axis=1)
+    if not finite.all():
+        return InvalidLogits(f"logits must be finite numbers; the network gave others for example {finite.argmin()}.")
+    return logits if scores is None else scores(logits)
 
 
 def pieces_of(pixels: UInt8Array | Files, scores: ScoreMap | None) -> list[Piece]:

@@ -92,7 +92,7 @@ class Walk:
         for step in steps(self._with_free_ports(document)):
             if step.file is not None:
                 (self._folder / step.file).write_text(step.shown)
-            elif step.command.startswith("equipoise serve"):
+            elif re.match(r"(\w+=\S+ )*equipoise serve\b", step.command):
                 self._serve(step.command)
             else:
                 output = self._output(step.command)
@@ -124,7 +124,7 @@ class Walk:
         log = self._folder / f"server-{port}.log"
         with log.open("wb") as file:
             options = {"cwd": self._folder, "env": self._environment | {"EQUIPOISE_PORT": port}}
-            server = subprocess.Popen(["bash", "-c", f"exec {command}"], stdout=file, stderr=file, **options)
+            server = subprocess.Popen(["bash", "-c", f"exec env {command}"], stdout=file, stderr=file, **options)
         self._servers.append(server)
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:

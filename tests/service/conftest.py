@@ -15,11 +15,11 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
-from fastapi import FastAPI
 from PIL import Image
 
 from models.calibration.manifest import MANIFEST_FILE
-from service.app import create_app
+from service.app import Equipoise, create_app
+from service.server import config_of
 from service.settings import Settings
 from service.worker import Worker
 from tests.service.bundles import HEIGHT, WIDTH, Made, write_bundle
@@ -28,7 +28,7 @@ from tests.service.bundles import HEIGHT, WIDTH, Made, write_bundle
 class WorkerThread:
     """The worker of a service, in a thread instead of a process of its own."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: Equipoise) -> None:
         self._worker = Worker(app.state.catalog, app.state.settings)
         self._thread = threading.Thread(target=self._worker.run)
 
@@ -47,7 +47,7 @@ class WorkerThread:
 class Service:
     """An application that is asked directly, without a server in between; its worker runs in a thread."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: Equipoise) -> None:
         self.app = app
         self.worker = WorkerThread(app)
         app.state.workers.append(self.worker)
@@ -159,10 +159,12 @@ def npy(array: np.ndarray) -> bytes:
 
 
 @contextmanager
-def running(app: FastAPI) -> Iterator[str]:
+def running(app: Equipoise) -> Iterator[str]:
     """The application behind uvicorn on a free port of the loopback address; yields its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+        config = config_of(app)
+        config.lifespan = "off"
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         deadline = time.monotonic() + 30

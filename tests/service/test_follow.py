@@ -35,7 +35,7 @@ class Process:
         self.artifacts = artifacts / "sha256"
         self.database = database
         self.catalog = Catalog(database, ArtifactStore(artifacts.as_uri()))
-        self.networks = Networks(self.catalog.artifacts.get, limit_bytes=limit_bytes, threads=1)
+        self.networks = Networks(self.catalog.artifacts.get, limit_bytes=limit_bytes)
         self.follower = Follower(self.catalog, self.networks, retry_seconds=0.05)
 
     def register(self, *bundles: Made) -> None:
@@ -282,7 +282,7 @@ def test_while_a_large_network_is_loaded_the_database_is_not_taken_for_gone(
         down.append(other.database.down)
         return other.catalog.artifacts.get(digest)
 
-    networks = Networks(read, limit_bytes=1 << 30, threads=1)
+    networks = Networks(read, limit_bytes=1 << 30)
     other.follower = Follower(other.catalog, networks, silent_seconds=0.05)
     one.register(make_bundle("ants", name="ants"), make_bundle("bees", name="bees", seed=2))
     other.follower.follow()

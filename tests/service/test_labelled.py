@@ -51,7 +51,7 @@ def read() -> Read:
 def network(pets: Made) -> LogitsOf:
     graph = (pets.path / MODEL_FILE).read_bytes()
     size = InputSize(height=HEIGHT, width=WIDTH)
-    runner = OnnxRunner(graph, num_classes=len(CLASSES), input_size=size, threads=1)
+    runner = OnnxRunner(graph, num_classes=len(CLASSES), input_size=size)
 
     def logits_of(files: list[bytes]) -> np.ndarray:
         return runner.run(np.stack([decode_image(data, height=HEIGHT, width=WIDTH) for data in files]))

@@ -392,9 +392,7 @@ class TestDemo:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         command = [sys.executable, "-m", "service", "demo", "--folder", str(tmp_path / "demo"), "--port", str(port)]
-        patient = os.environ | {
-            "EQUIPOISE_JOB_WAIT_SECONDS": "60"
-        }  # so that the upload is answered on a busy machine too
+        patient = os.environ | {"EQUIPOISE_JOB_WAIT_SECONDS": "60"}  # a busy machine is late with the upload
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": patient}
         with subprocess.Popen(command, **options) as process:
             try:

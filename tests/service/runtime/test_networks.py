@@ -48,7 +48,7 @@ def shelf() -> Shelf:
 
 
 def networks(shelf: Shelf, *, room_for: float) -> Networks:
-    return Networks(shelf.read, limit_bytes=int(room_for * shelf.size), threads=1)
+    return Networks(shelf.read, limit_bytes=int(room_for * shelf.size))
 
 
 def stored(kept: Networks, name: str) -> StoredNetwork:

@@ -1,7 +1,6 @@
 """What a graph must be to be served, tried on real graphs with the real runtime."""
 
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,8 +25,8 @@ def graph(edit: Callable[[onnx.ModelProto], None] = lambda model: None, weight: 
     return bytes(model.SerializeToString())
 
 
-def runner(model: bytes, *, num_classes: int = 4, size: InputSize = SIZE, threads: int = 2) -> OnnxRunner:
-    return OnnxRunner(model, num_classes=num_classes, input_size=size, threads=threads)
+def runner(model: bytes, *, num_classes: int = 4, size: InputSize = SIZE) -> OnnxRunner:
+    return OnnxRunner(model, num_classes=num_classes, input_size=size)
 
 
 def dimension(model: onnx.ModelProto, axis: int) -> onnx.TensorShapeProto.Dimension:
@@ -45,33 +44,6 @@ def test_logits_are_those_of_numpy_also_beyond_one_batch() -> None:
     images = RNG.integers(0, 256, size=(2 * MAX_BATCH + 5, HEIGHT, WIDTH, 3), dtype=np.uint8)
     z = images.reshape(len(images), -1).astype(np.float32) / np.float32(255) @ WEIGHT
     np.testing.assert_allclose(runner(graph()).run(images), z - z.mean(axis=1, keepdims=True), atol=1e-4)
-
-
-def test_no_more_runs_go_on_at_once_than_threads_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    limited = runner(graph(), threads=2)
-    inside, most, lock = 0, 0, threading.Lock()
-    session = limited._session
-
-    class Counting:
-        def run(self, *args: object) -> object:
-            nonlocal inside, most
-            with lock:
-                inside += 1
-                most = max(most, inside)
-            threading.Event().wait(0.01)
-            result = session.run(*args)
-            with lock:
-                inside -= 1
-            return result
-
-    monkeypatch.setattr(limited, "_session", Counting())
-    images = np.zeros((1, HEIGHT, WIDTH, 3), dtype=np.uint8)
-    callers = [threading.Thread(target=limited.run, args=(images,)) for _ in range(8)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    assert most == 2
 
 
 @pytest.mark.parametrize("model", [b"", b"garbage", graph()[:200]])

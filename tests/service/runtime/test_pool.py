@@ -120,6 +120,21 @@ def test_a_free_thread_takes_its_share_of_what_waits_and_leaves_the_rest_to_othe
     assert [0, 1, 2] in line.batches
 
 
+def test_no_more_is_done_at_once_than_there_are_threads(make_pool: Made) -> None:
+    pool, _ = make_pool(threads=2)
+    line = Gate(most=1)
+
+    async def run() -> None:
+        waiting = [asking(pool, line, n) for n in range(6)]
+        await taken(line, 2)
+        assert not await asyncio.to_thread(line.busy.acquire, timeout=0.2)
+        assert pool.waiting == 4
+        line.open()
+        await asyncio.gather(*waiting)
+
+    asyncio.run(run())
+
+
 def test_no_batch_is_larger_than_the_line_takes(make_pool: Made) -> None:
     pool, seen = make_pool(threads=1)
     line = Gate(most=4)

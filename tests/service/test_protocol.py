@@ -1,0 +1,71 @@
+"""HTTP over a real connection: answers in one piece, in order, and to the end."""
+
+import logging
+import socket
+import struct
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.service.api.asking import SCORES
+from tests.service.bundles import Made
+from tests.service.conftest import Service, running
+
+DATA_SEGMENTS_IN = 152  # offset in struct tcp_info of linux/tcp.h
+BODY = b'{"logits": [[2.0, -1.0, 0.5, 0.0]]}'
+
+
+def request(body: bytes = BODY, *more: str, path: str = SCORES) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", *more]
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
+
+
+def connected(url: str) -> socket.socket:
+    address = urlsplit(url)
+    return socket.create_connection((address.hostname, address.port), timeout=30)
+
+
+def test_the_head_and_the_body_of_an_answer_arrive_in_one_packet(service: Service) -> None:
+    with running(service.app) as url, connected(url) as client:
+        for _ in range(20):
+            client.sendall(request())
+            head, _, body = client.recv(1 << 16).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200")
+            assert body.endswith(b"]}]}")
+        information = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
+    assert struct.unpack_from("I", information, DATA_SEGMENTS_IN) == (20,)
+
+
+def test_requests_sent_ahead_are_answered_in_their_order(service: Service) -> None:
+    with running(service.app) as url, connected(url) as client:
+        sent = [request(BODY, f"X-Request-Id: number-{number}") for number in range(30)]
+        client.sendall(b"".join(sent) + request(BODY, "X-Request-Id: last", "Connection: close"))
+        came = b"".join(iter(lambda: client.recv(1 << 16), b""))
+    positions = [came.index(f"x-request-id: number-{number}\r".encode()) for number in range(30)]
+    assert positions == sorted(positions)
+    assert came.count(b"HTTP/1.1 200") == 31
+    assert came.endswith(b"]}]}")  # the last one whole, although the connection is closed after it
+
+
+def test_a_large_answer_is_whole(make_service: Callable[..., Service], pets: Made) -> None:
+    service = make_service(pets)
+    rows = b"[" + b",".join([b"[2.0, -1.0, 0.5, 0.0]"] * 40_000) + b"]"
+    with running(service.app) as url, connected(url) as client:
+        client.sendall(request(b'{"logits": ' + rows + b"}", "Connection: close"))
+        came = b"".join(iter(lambda: client.recv(1 << 16), b""))
+    head, _, body = came.partition(b"\r\n\r\n")
+    assert f"content-length: {len(body)}".encode() in head
+    assert body.count(b'"class"') == 40_000
+
+
+def test_a_client_that_leaves_at_once_is_no_defect(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING), running(service.app) as url:
+        for _ in range(30):
+            with connected(url) as client:
+                client.sendall(request())
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset, not an end
+        with connected(url) as client:
+            client.sendall(request())
+            assert client.recv(1 << 16).startswith(b"HTTP/1.1 200")
+    assert [record.getMessage() for record in caplog.records] == []
