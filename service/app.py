@@ -116,7 +116,7 @@ class Equipoise(Documented):
 
     def close(self) -> None:
         """Let go of the database and the threads."""
-        self.state.pool.close()
+        self.state.server.close()
         self.state.catalog.close()
 
 

@@ -126,6 +126,12 @@ class QueueFull(ServiceError):
 class DeadlinePassed(ServiceError):
     """A request that could not be answered in the time that it had."""
 
+    def __init__(self) -> None:
+        super().__init__(
+            "there was no answer in the time that the request had: its own timeout, or EQUIPOISE_DEADLINE_SECONDS. Try "
+            "again later."
+        )
+
 
 class BodyStalled(ServiceError):
     """A body of which nothing more came for too long."""

@@ -202,7 +202,7 @@ class Follower:
         if number is None:
             known = ", ".join([PRODUCTION, *live.aliases])
             raise UnknownVersion(
-                f"model {live.name!r} has no version {version!r}; a version is a number or an alias: {known}."
+                f"model {live.name!r} has no version {version[:80]!r}; a version is a number or an alias: {known}."
             )
         return number
 

@@ -39,7 +39,7 @@ def request_line(method: str, path: str, status: int, seconds: float, *, model: 
     """Log an answer, without the query, which may hold secrets. Args: key, the name of the key and never the key."""
     shown = path.partition("?")[0][:LONGEST_PATH]
     told = {"method": method, "path": shown, "status": status, "seconds": round(seconds, 6)}
-    told |= {name: value for name, value in (("model", model), ("key", key)) if value}
+    told |= {name: value for name, value in (("model", model[:LONGEST_PATH]), ("key", key)) if value}
     level = logging.WARNING if status >= 500 else logging.INFO
     requests.log(level, "%s %s %d", method, shown, status, extra=told)
 

@@ -83,6 +83,9 @@ class Settings(BaseSettings):
         float,
         Field(gt=0, description="How long a scores request may take; it is dropped then. Clients may ask for less."),
     ] = 10.0
+    body_memory_bytes: Annotated[
+        int, Field(ge=1, description="Bodies of scores requests in memory at the same time, beyond which they get 429.")
+    ] = 1 << 30
     stall_seconds: Annotated[
         float, Field(gt=0, description="How long a client may send nothing before the end of a body.")
     ] = 30.0

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.types import Receive
 
-from service.errors import BodyStalled, BodyTooLarge, ClientGone, InvalidRequest
+from service.errors import BodyStalled, BodyTooLarge, ClientGone, InvalidRequest, QueueFull
 
 FORM = "multipart/form-data"
 STALLED = "the body stalled"
@@ -25,19 +25,47 @@ class Limits:
     rule: str
 
 
-async def read(headers: Mapping[bytes, bytes], receive: Receive, limits: Limits) -> bytes:
-    """The whole body. Raises: BodyTooLarge, BodyStalled, ClientGone."""
+@dataclass(slots=True)
+class Room:
+    """For all bodies that are in memory at the same time; on the event loop. One alone is taken whatever its size."""
+
+    most_bytes: int
+    held: int = 0
+
+    def take(self, count: int) -> None:
+        """Raises: QueueFull."""
+        if self.held and self.held + count > self.most_bytes:
+            raise QueueFull(
+                f"the bodies of all requests have at most {self.most_bytes:,} bytes (EQUIPOISE_BODY_MEMORY_BYTES); "
+                "others hold them now. Try again in a moment.",
+                retry_after=1,
+            )
+        self.held += count
+
+    def give(self, count: int) -> None:
+        self.held -= count
+
+
+async def read(headers: Mapping[bytes, bytes], receive: Receive, limits: Limits, room: Room) -> bytes:
+    """The whole body, for which room is taken; whoever gets it gives the room back when it is done with.
+
+    Raises: BodyTooLarge, BodyStalled, ClientGone, QueueFull.
+    """
     _check_announced(headers, limits)
-    part, more = await _next(receive, limits, 0)
-    if not more:  # most bodies come in one piece
-        return part
-    parts = [part]
-    received = len(part)
-    while more:
-        part, more = await _next(receive, limits, received)
-        received += len(part)
-        parts.append(part)
-    return b"".join(parts)
+    parts: list[bytes] = []
+    received, more = 0, True
+    try:
+        while more:
+            part, more = await _next(receive, limits, received)
+            room.take(len(part))
+            received += len(part)
+            if not more and not parts:  # most bodies come in one piece
+                return part
+            parts.append(part)
+        return b"".join(parts)
+    except BaseException:
+        room.give(received)
+        raise
 
 
 async def chunks(headers: Mapping[bytes, bytes], receive: Receive, limits: Limits) -> AsyncGenerator[bytes, None]:

@@ -62,19 +62,19 @@ class Front:
         request_id.set(answered.id.decode())
         route, model, hot = _route_of(scope["method"], scope["path"])
         key = ""
+        call = Call(self._server, scope, receive, headers)
         try:
             key = self._admitted(scope, headers)
             if hot is None:
                 await self._app(scope, receive, answered.send)
             else:
-                seconds = self._server.settings.deadline_seconds
-                call = Call(self._server, headers, scope["query_string"], receive, seconds)
                 await answered.with_body(await hot(call))
         except Exception as error:
             if answered.status:  # too late for another answer; the server closes the connection
                 raise
             await response_to(scope, error)(scope, receive, answered.send)
         finally:
+            call.close()
             seconds = perf_counter() - started
             status = answered.status or status_of(ClientGone)  # the server gave the request up
             self._metrics.request(route, model, status, seconds)

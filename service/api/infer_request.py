@@ -13,12 +13,13 @@ from service.api.oip_schemas import InferRequest, InputTensor, RequestParameters
 from service.errors import InvalidRequest
 from service.runtime import inference, scoring, tensors
 from service.runtime.inference import DEBIASED, LOGITS, RAW, SCORES, Asked
-from service.runtime.laws import Law, law_of
+from service.runtime.laws import Law
 from service.runtime.live import LiveModel
 from service.runtime.tensors import Tensor
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 OCTETS = b"application/octet-stream"
+LONGEST_KNOWN = 2 << 10  # bytes of a header that is kept as it was read
 MICROSECONDS = 1e-6  # the protocol's unit of a timeout
 
 Outputs = tuple[list[dict[str, Any]], bytes]  # as the JSON says them, and the binary data after it
@@ -32,7 +33,7 @@ async def infer(call: Call, model: str, version: str | None = None) -> Answer:
         most = call.server.limits.most_bytes
         body = await call.do(partial(tensors.inflated, body, encoding, most), light=False)
     header, rest = tensors.split(body, header_length)
-    read = _known if rest is not None and len(header) < LIGHT_BYTES else InferRequest.read
+    read = _known if rest is not None and len(header) <= LONGEST_KNOWN else InferRequest.read
     request: InferRequest = await call.do(partial(read, header), light=len(header) <= LIGHT_BYTES)
     asked = request.parameters or RequestParameters()
     outputs = _asked(request)
@@ -41,12 +42,12 @@ async def infer(call: Call, model: str, version: str | None = None) -> Answer:
     if asked.timeout:  # 0 is the server's own
         call.wants_within(asked.timeout * MICROSECONDS)
     live = await call.live(model, version=version or asked.version, calibration=asked.calibration)
-    law = law_of(live, asked.prior, asked.kappa)
+    law = await call.law(live, asked.prior, asked.kappa)
     tensor = _tensor(request.inputs[0], rest)
     inference.check(live, tensor)
-    light = rest is not None or len(header) <= LIGHT_BYTES
+    light = isinstance(tensor.data, bytes) or len(header) <= LIGHT_BYTES
     if tensor.name == LOGITS:
-        light = light and len(body) <= LIGHT_BYTES
+        light = len(body) <= LIGHT_BYTES
         work = partial(_outputs_of_logits, live, law, tensor, outputs)
     else:
         most = call.server.settings.max_pixels
@@ -83,6 +84,7 @@ def _outputs_of(live: LiveModel, law: Law, logits: LogitArray, asked: list[Asked
 
 
 def _outputs_of_logits(live: LiveModel, law: Law, tensor: Tensor, asked: list[Asked]) -> Outputs:
+    scoring.check_amount(tensor.shape[0], live, each=len(asked))
     return _outputs_of(live, law, inference.logits_of(tensor), asked)
 
 

@@ -53,7 +53,7 @@ def number_of(model: str, calibration: str) -> int:
     """Raises: UnknownCalibration for what is no name of a calibration."""
     if not re.fullmatch(r"c[1-9][0-9]{0,8}", calibration):
         raise UnknownCalibration(
-            f"calibrations are called c1, c2 and so on; got {calibration!r}. GET /v1/models/{model}/calibrations lists "
-            "them."
+            f"calibrations are called c1, c2 and so on; got {calibration[:80]!r}. GET "
+            f"/v1/models/{model}/calibrations lists them."
         )
     return int(calibration[1:])

@@ -29,8 +29,10 @@ REFUSED = (CrossSite, InvalidRequest, BodyTooLarge, BodyStalled)
 
 async def _body(request: Request) -> bytes:
     """Clients may leave it out."""
-    limits = request.app.state.server.limits
-    return await bodies.read(dict(request.scope["headers"]), request.receive, limits) or b"{}"
+    server = request.app.state.server
+    body = await bodies.read(dict(request.scope["headers"]), request.receive, server.limits, server.room)
+    server.room.give(len(body))
+    return body or b"{}"
 
 
 BodyDep = Annotated[bytes, Depends(_body)]

@@ -1,5 +1,6 @@
 """A scores request: its options, what its body is, and its answer."""
 
+import asyncio
 from functools import lru_cache, partial
 from typing import Annotated, Any
 from urllib.parse import parse_qsl
@@ -20,11 +21,11 @@ from service.errors import InvalidRequest, UnsupportedBody
 from service.runtime import scoring
 from service.runtime.arrays import NPY_MAGIC, logits_of_json, logits_of_npy, read_json
 from service.runtime.batches import Files
-from service.runtime.laws import law_of
 from service.runtime.live import LiveModel
 from service.runtime.scoring import Options
 
 OCTETS = "application/octet-stream"
+LIGHT_LOGITS = 4 << 10  # bytes of logits that are answered on the event loop
 UNTYPED = ("", "application/x-www-form-urlencoded")  # the second is what curl says when it is told nothing
 # Told to clients and checked where the law is made, so that every way of asking gets one answer.
 NOT_OF_THE_ANSWER = {"version", "calibration", "timeout"}
@@ -104,16 +105,18 @@ async def scores(call: Call, model: str) -> Answer:
     data = await call.body()
     if not data:
         raise InvalidRequest("the body is empty. Send a file: with curl, --data-binary @FILE.")
+    if call.text(b"content-encoding").lower() not in ("", "identity"):
+        raise UnsupportedBody(f"scores requests are not compressed; got {call.text(b'content-encoding')[:80]!r}.")
     if query.timeout is not None:
         call.wants_within(query.timeout)
     live = await call.live(model, version=query.version, calibration=query.calibration)
     kind = call.text(b"content-type").partition(";")[0].strip().lower()
     pixels = await _pixels(call, live, kind, data)
     if pixels is None:
-        work = partial(_of_logits, live, kind, data, query)
-        return Answer(await call.do(work, light=len(data) <= LIGHT_BYTES))
+        light = len(data) <= LIGHT_LOGITS and not query.explain
+        return Answer(await call.do(partial(_of_logits, live, kind, data, query), light=light))
     try:
-        return Answer(await _of_pixels(call, live, pixels, _options_of(query)))
+        return Answer(await _of_pixels(call, live, pixels, query))
     except InvalidImage as error:
         if kind.startswith("image/") or kind == FORM or live.input_size is None:
             raise
@@ -148,15 +151,21 @@ async def _pixels(call: Call, live: LiveModel, kind: str, data: bytes) -> UInt8A
             "scores are given for image/*, application/octet-stream (raw pixels), multipart/form-data (image files), "
             f"application/json (logits) and application/x-npy; got {kind}. Set the Content-Type header."
         )
-    names, files = await files_of(call.headers, data) if kind == FORM else ((), (data,))
+    names, files = await _form(call, data) if kind == FORM else ((), (data,))
     if size is None:
         raise scoring.no_network(live)
     return Files(files, max_pixels, names)
 
 
-async def _of_pixels(call: Call, live: LiveModel, pixels: UInt8Array | Files, options: Options) -> bytes:
+async def _form(call: Call, data: bytes) -> tuple[tuple[str, ...], tuple[bytes, ...]]:
+    parsed = files_of(call.headers, data)
+    return await parsed if len(data) <= LIGHT_BYTES else await call.do(partial(asyncio.run, parsed), light=False)
+
+
+async def _of_pixels(call: Call, live: LiveModel, pixels: UInt8Array | Files, query: ScoreOptions) -> bytes:
+    options = _options_of(query)
     scoring.check_options(live, options)
-    law = law_of(live, options.prior, options.kappa)
+    law = await call.law(live, query.prior, query.kappa)
     if options.explain:
         logits = await call.run(live, pixels, None)
         return await call.do(lambda: _written(scoring.score(live, logits, options)), light=False)

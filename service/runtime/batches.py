@@ -42,6 +42,9 @@ class Files:
     names: Sequence[str] = ()
     first: int = 1
 
+    def __len__(self) -> int:
+        return len(self.data)
+
 
 class NetworkLine(Line):
     """Examples of one network. A file that is no image fails its request, and none of its neighbours."""
@@ -81,9 +84,8 @@ class NetworkLine(Line):
 
 
 def _mapped(logits: LogitArray, scores: ScoreMap | None) -> LogitArray | CalibrationError:
-    finite = np.isfinite(logits).all(axis=1)
-    if not finite.all():
-        return InvalidLogits(f"logits must be finite numbers; the network gave others for example {finite.argmin()}.")
+    if not np.isfinite(logits).all():
+        return InvalidLogits("logits must be finite numbers; the network gave others for an image. Look at the images.")
     return logits if scores is None else scores(logits)
 
 

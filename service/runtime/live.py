@@ -53,8 +53,8 @@ class LiveModel:
         if found is None:
             known = ", ".join([*BUILT_IN, *sorted(self.stored_priors)])
             raise UnknownPrior(
-                f"model {self.name!r} has no prior {name!r}; it knows {known}. Upload one to class-frequencies, or "
-                "send the numbers themselves as a JSON list or object."
+                f"model {self.name!r} has no prior {name[:80]!r}; it knows {known}. Upload one to class-frequencies, "
+                "or send the numbers themselves as a JSON list or object."
             )
         return found
 
@@ -92,7 +92,7 @@ class Registry:
             return model
         if name in self._failed:
             raise ModelNotLoaded(f"model {name!r} is registered but cannot be loaded: {self._failed[name]}")
-        raise UnknownModel(f"there is no model {name!r}; the models are: {', '.join(self.names()) or 'none'}.")
+        raise UnknownModel(f"there is no model {name[:80]!r}; the models are: {', '.join(self.names()) or 'none'}.")
 
     def names(self) -> list[str]:
         return sorted({*self._models, *self._failed})

@@ -15,6 +15,7 @@ from service.runtime.batches import NetworkLine
 from service.runtime.onnx import OnnxRunner
 
 ReadArtifact = Callable[[str], bytes]
+_Key = tuple[str, int, InputSize]  # digest, number of classes, size of the input
 
 
 class Networks:
@@ -28,27 +29,27 @@ class Networks:
         self._read = read
         self._limit = limit_bytes
         self._lock = threading.Lock()  # guards the two below; never held while a network is loaded
-        self._loaded: OrderedDict[tuple[str, InputSize], tuple[NetworkLine, int]] = OrderedDict()
-        self._loading: dict[tuple[str, InputSize], threading.Lock] = {}
+        self._loaded: OrderedDict[_Key, tuple[NetworkLine, int]] = OrderedDict()
+        self._loading: dict[_Key, threading.Lock] = {}
 
     def get(self, digest: str, num_classes: int, size: InputSize, *, name: str = "") -> NetworkLine:
         """The network, loaded and tried on two images if it is not there. Whoever holds it can use it to the end.
 
         Args: name, of the model that metrics count its runs for. Raises: InvalidBundle, StorageUnavailable.
         """
-        found = self.find(digest, size)
+        found = self.find(digest, num_classes, size)
         if found is not None:
             return found
         with self._lock:
-            turn = self._loading.setdefault((digest, size), threading.Lock())
+            turn = self._loading.setdefault((digest, num_classes, size), threading.Lock())
         with turn:  # one thread loads, the others wait for it
-            found = self.find(digest, size)
+            found = self.find(digest, num_classes, size)
             if found is not None:
                 return found
             data = self._read(digest)
             runner = OnnxRunner(data, num_classes=num_classes, input_size=size)
             line = NetworkLine(name, runner, size)
-            self._keep((digest, size), line, len(data))
+            self._keep((digest, num_classes, size), line, len(data))
         return line
 
     def drop(self, digest: str) -> None:
@@ -66,11 +67,11 @@ class Networks:
     def digests(self) -> list[str]:
         """What is loaded, the least recently used first."""
         with self._lock:
-            return [digest for digest, _ in self._loaded]
+            return [digest for digest, *_ in self._loaded]
 
-    def find(self, digest: str, size: InputSize) -> NetworkLine | None:
+    def find(self, digest: str, num_classes: int, size: InputSize) -> NetworkLine | None:
         """The network if it is in memory; it counts as used."""
-        key = (digest, size)
+        key = (digest, num_classes, size)
         with self._lock:
             found = self._loaded.get(key)
             if found is None:
@@ -78,7 +79,7 @@ class Networks:
             self._loaded.move_to_end(key)
             return found[0]
 
-    def _keep(self, key: tuple[str, InputSize], line: NetworkLine, size: int) -> None:
+    def _keep(self, key: _Key, line: NetworkLine, size: int) -> None:
         with self._lock:
             self._loaded[key] = (line, size)
             self._loading.pop(key, None)
@@ -106,7 +107,7 @@ class StoredNetwork:
 
     def in_memory(self) -> NetworkLine | None:
         """For callers that must not wait; it counts as used."""
-        return self._networks.find(self._digest, self._size)
+        return self._networks.find(self._digest, self.num_classes, self._size)
 
     def is_loaded(self) -> bool:
         return self._digest in self._networks.digests()

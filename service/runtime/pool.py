@@ -8,7 +8,6 @@ others idle. It knows neither networks nor HTTP.
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,9 +18,8 @@ from queue import SimpleQueue
 from time import perf_counter
 from typing import Any, Protocol, TypeVar
 
+from models.calibration.errors import CalibrationError
 from service.errors import ClientGone, DeadlinePassed, QueueFull
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -78,7 +76,9 @@ class _Asked:
         if self.future.done():
             return
         if isinstance(result, Exception):
-            self.future.set_exception(result)
+            if isinstance(result, CalibrationError):  # its frames hold the body, in a cycle that is seldom collected
+                result.__traceback__ = result.__cause__ = result.__context__ = None
+            self.future.set_exception(RuntimeError(repr(result)) if isinstance(result, StopIteration) else result)
             return
         self.results[index] = result
         self.left -= 1
@@ -106,7 +106,7 @@ class Pool:
         self._lock = threading.Lock()  # guards the next four and the lines; held for a few steps only
         self._waiting = 0  # pieces
         self._cost = 0.0  # expected, of all that waits
-        self._order: deque[Line] = deque()  # of each piece, as it came
+        self._turns: dict[Line, None] = {}  # the lines in which something waits, whose turn is next first
         self._idle = 0  # threads that nobody has woken yet
         self._woken: SimpleQueue[bool] = SimpleQueue()  # true for work, false for the end
         self._waking: asyncio.AbstractEventLoop | None = None  # that will wake threads in its next turn
@@ -137,6 +137,7 @@ class Pool:
             return await asked.future
         finally:
             timer.cancel()
+            del asked  # or an error that it holds, and this frame, would hold each other and the request's body
 
     async def call(self, work: Callable[[], T], *, seconds: float, gone: Callable[[], Awaitable[None]]) -> T:
         """What `work` gives, which would hold the event loop for too long. Raises: as `ask`."""
@@ -162,8 +163,8 @@ class Pool:
                 share = line.most if piece.alone else piece.examples
                 line.waiting.append(_Waiting(asked, index, piece.payload, piece.examples, share, cost))
                 line.examples += piece.examples
-                self._order.append(line)
                 self._cost += cost
+            self._turns.setdefault(line)
             self._waiting += len(pieces)
 
     def _wake(self) -> None:
@@ -181,8 +182,8 @@ class Pool:
             return
         self._observer.dropped("full")
         raise QueueFull(
-            f"a request is taken while fewer than {self._most_waiting} wait and it can be answered within {seconds:g} "
-            f"s; {self._waiting} wait now, for about {expected:.2g} s. Try again in a moment.",
+            f"a request is taken while fewer than {self._most_waiting} wait and it can be answered within "
+            f"{seconds:.2g} s; {self._waiting} wait now, for about {expected:.2g} s. Try again in a moment.",
             retry_after=ceil(expected),
         )
 
@@ -194,22 +195,25 @@ class Pool:
             thread.start()
 
     def _run(self) -> None:
+        goes_on = True
         while True:
             line, taken = self._take()
             if line is not None:
-                try:
-                    self._do(line, taken)
-                except Exception:  # a defect of ours must not end the thread
-                    log.exception("a batch failed")
-            elif not self._woken.get():
+                self._do(line, taken)
+            elif goes_on:
+                goes_on = self._woken.get()
+            else:
                 return
 
     def _take(self) -> tuple[Line | None, list[_Waiting]]:
         """A thread's share of the line whose turn it is; None where nothing waits, and the thread counts as idle."""
         with self._lock:
-            while self._order:
-                line = self._order.popleft()
-                taken = self._share_of(line)  # nothing, where others have taken what the turn stood for
+            while self._turns:
+                line = next(iter(self._turns))
+                del self._turns[line]
+                taken = self._share_of(line)  # nothing, where nobody waits for it any more
+                if line.waiting:
+                    self._turns[line] = None  # behind the others
                 if taken:
                     return line, taken
             self._idle += 1
@@ -237,11 +241,13 @@ class Pool:
             results = line.do([each.payload for each in taken])
         except Exception as error:  # each who asked gets it, and the thread goes on
             results = [error] * len(taken)
+        except BaseException as error:  # such as a panic of a library; it must end neither the thread nor the loop
+            results = [RuntimeError(repr(error))] * len(taken)
         seconds = perf_counter() - started
-        _deliver(taken, results)
         examples = sum(each.examples for each in taken)
         line.seconds_each += MEMORY * (seconds / examples - line.seconds_each)
         self._observer.batch(line.name, examples, [started - each.asked.at for each in taken], seconds)
+        _deliver(taken, results)
 
     def _watch(self, line: Line, asked: _Asked, seconds: float, gone: Callable[[], Awaitable[None]]) -> None:
         watcher = asyncio.ensure_future(self._watched(line, asked, seconds, gone))
@@ -254,10 +260,10 @@ class Pool:
                 await gone()
             reason, error = "gone", ClientGone("the client left before its answer was there.")
         except TimeoutError:
-            reason, error = "deadline", DeadlinePassed(f"there was no answer within {seconds:g} s. Try again later.")
-        self._drop(line, asked)
-        self._observer.dropped(reason)
+            reason, error = "deadline", DeadlinePassed()
         if not asked.future.done():
+            self._drop(line, asked)
+            self._observer.dropped(reason)
             asked.future.set_exception(error)
 
     def _drop(self, line: Line, asked: _Asked) -> None:

@@ -13,9 +13,12 @@ from models.calibration.errors import ImageTooLarge, InvalidImage
 from models.calibration.manifest import InputSize
 from models.calibration.types import DebiasedLogits, FloatArray, RawLogits, check_logits, softmax
 from models.images import UInt8Array, decode_image
-from service.errors import InvalidRequest, LogitsOnly
+from service.errors import BodyTooLarge, InvalidRequest, LogitsOnly
 from service.runtime.laws import Asked, Law, law_of
 from service.runtime.live import LiveModel
+
+MOST_EXAMPLES = 20_000
+MOST_NUMBERS = 4_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,9 +52,10 @@ def scored(live: LiveModel, logits: LogitArray, law: Law) -> Scored:
 def score(live: LiveModel, logits: LogitArray, options: Options) -> dict[str, Any]:
     """The answer to a scores request, ready for orjson with numpy; it depends on the state and the input alone.
 
-    Args: logits `(N, C)`, raw. Raises: ShapeMismatch, InvalidLogits, InvalidRequest, and as `law_of`.
+    Args: logits `(N, C)`, raw. Raises: BodyTooLarge, ShapeMismatch, InvalidLogits, InvalidRequest, and as `law_of`.
     """
     check_options(live, options)
+    check_amount(len(logits) if logits.ndim else 1, live, each=4 if options.explain else 1)
     law = law_of(live, options.prior, options.kappa)
     if not options.explain:
         return answer(live, law, scores_of(live, logits, law), options.top_k)
@@ -67,6 +71,19 @@ def scores_of(live: LiveModel, logits: LogitArray, law: Law) -> FloatArray:
     check_logits(logits)
     live.deployment.calibration.check_width(logits)
     return law.on_float64(np.asarray(logits, dtype=np.float64))
+
+
+def check_amount(examples: int, live: LiveModel, *, each: int = 1) -> None:
+    """An answer is many times as large as the request, where that holds bytes. Args: each, rows an example.
+
+    Raises: BodyTooLarge.
+    """
+    numbers = examples * each * len(live.class_names)
+    if examples > MOST_EXAMPLES or numbers > MOST_NUMBERS:
+        raise BodyTooLarge(
+            f"a request has at most {MOST_EXAMPLES:,} examples, and at most {MOST_NUMBERS:,} numbers in its answer; "
+            f"got {examples:,} examples of {len(live.class_names):,} classes. Send several requests."
+        )
 
 
 def check_options(live: LiveModel, options: Options) -> None:

@@ -18,8 +18,9 @@ def test_an_answer_carries_the_id_of_its_request(service: Service) -> None:
     own = [service.post(SCORES, json={"logits": LOGITS}).headers["x-request-id"] for _ in range(2)]
     own.append(service.get("/v1/models").headers["x-request-id"])
     own.append(service.get("/v1/nothing").headers["x-request-id"])
-    assert len(set(own)) == 4
-    for path in (SCORES, "/v1/models", "/v1/nothing"):
+    own.append(service.post("/v1/models/birds/scores", json={"logits": LOGITS}).headers["x-request-id"])
+    assert len(set(own)) == 5
+    for path in (SCORES, "/v1/models", "/v1/nothing", "/v1/models/birds/scores", "/v2/models/birds/infer"):
         answer = service.request("POST", path, json={"logits": LOGITS}, headers={"X-Request-Id": "from-the-client"})
         assert answer.headers.get_list("x-request-id") == ["from-the-client"]
 

@@ -1,5 +1,6 @@
 """`POST /v1/models/{model}/scores`: everything that can be wrong with a body or an option."""
 
+import gzip
 import io
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -302,3 +303,28 @@ def test_a_body_of_many_members_is_refused_in_a_few_words(service: Service) -> N
     answer = service.post(SCORES, json=body)
     refused(answer, 422, "invalid-request", "got 5001 members")
     assert len(answer.content) < 1000
+
+
+def test_an_answer_without_bound_is_refused_before_it_is_made(service: Service) -> None:
+    rows = np.zeros((20_001, 4), dtype=np.uint8)
+    refused(service.post(SCORES, content=npy(rows)), 413, "body-too-large", "20,000 examples", "20,001")
+    assert service.post(SCORES, content=npy(rows[1:]), params={"top_k": 1}).status_code == 200
+    tensor = {"name": "logits", "shape": [20_001, 4], "datatype": "FP32", "data": rows.ravel().tolist()}
+    answer = service.post("/v2/models/pets/infer", json={"inputs": [tensor]})
+    assert (answer.status_code, "20,001" in answer.json()["error"]) == (413, True)
+
+
+def test_a_compressed_body_is_told_that_it_must_not_be(service: Service) -> None:
+    body = gzip.compress(b'{"logits": [1, 2, 3, 4]}')
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    refused(service.post(SCORES, content=body, headers=headers), 415, "unsupported-body", "not compressed")
+
+
+def test_what_a_client_sends_is_not_sent_back_at_length(service: Service) -> None:
+    for path, options in (
+        (SCORES, {"json": {"logits": [1, 2, 3, 4], "prior": "x" * 50_000}}),
+        (SCORES, {"json": {"logits": [1, 2, 3, 4]}, "params": {"version": "x" * 50_000}}),
+        (f"/v1/models/{'x' * 50_000}/scores", {"json": {"logits": [1, 2, 3, 4]}}),
+    ):
+        answer = service.post(path, **options)
+        assert (answer.status_code, len(answer.content) < 1000) == (404, True)

@@ -134,3 +134,11 @@ def test_a_graph_that_does_not_fit_is_refused_and_takes_no_room(shelf: Shelf) ->
     with pytest.raises(InvalidBundle):
         kept.get("a", CLASSES, SIZE)
     assert kept.digests() == []
+
+
+def test_a_loaded_graph_is_refused_to_a_model_with_another_number_of_classes(shelf: Shelf) -> None:
+    kept = networks(shelf, room_for=9)
+    kept.get("a", CLASSES, SIZE)
+    with pytest.raises(InvalidBundle, match=rf"\(N, {CLASSES - 1}\)"):
+        kept.get("a", CLASSES - 1, SIZE)
+    assert kept.digests() == ["a"]
