@@ -84,8 +84,9 @@ def _outputs_of(live: LiveModel, law: Law, logits: LogitArray, asked: list[Asked
 
 
 def _outputs_of_logits(live: LiveModel, law: Law, tensor: Tensor, asked: list[Asked]) -> Outputs:
-    scoring.check_amount(tensor.shape[0], live, each=len(asked))
-    return _outputs_of(live, law, inference.logits_of(tensor), asked)
+    logits = inference.logits_of(tensor)
+    scoring.check_amount(len(logits), live, each=len(asked))
+    return _outputs_of(live, law, logits, asked)
 
 
 def _tensor(sent: InputTensor, rest: bytes | None) -> Tensor:

@@ -170,10 +170,8 @@ def test_what_a_failed_request_sent_is_let_go_at_once(make_pool: Made) -> None:
     async def run() -> weakref.ref[Sent]:
         sent = Sent()
         known = weakref.ref(sent)
-        try:
+        with suppress(InvalidImage):  # and not pytest.raises, which keeps the error with all its frames
             await pool.ask(line, [Piece(sent)], seconds=30, gone=stays)
-        except InvalidImage as error:
-            assert str(error) == "1 that are no images"
         return known
 
     gc.collect()
