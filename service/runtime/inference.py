@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from models.calibration.apply import LogitArray
+from models.calibration.manifest import InputSize
 from models.calibration.types import FloatArray
 from models.images import UInt8Array
 from service.errors import InvalidRequest
@@ -47,15 +49,16 @@ class Asked:
 
 def inputs(live: LiveModel) -> list[Port]:
     """What a request sends exactly one of: pixels, image files, or logits."""
-    logits = Port(name=LOGITS, datatypes=("FP32", "FP64"), shape=(ANY, len(live.class_names)))
-    if live.input_size is None:
-        return [logits]
-    pixels = (ANY, live.input_size.height, live.input_size.width, 3)
-    return [
-        Port(name=IMAGES, datatypes=("UINT8",), shape=pixels),
-        Port(name=IMAGE, datatypes=(BYTES,), shape=(ANY,)),
-        logits,
-    ]
+    return list(_inputs(len(live.class_names), live.input_size).values())
+
+
+@lru_cache(maxsize=256)
+def _inputs(num_classes: int, size: InputSize | None) -> dict[str, Port]:
+    logits = Port(name=LOGITS, datatypes=("FP32", "FP64"), shape=(ANY, num_classes))
+    if size is None:
+        return {LOGITS: logits}
+    pixels = Port(name=IMAGES, datatypes=("UINT8",), shape=(ANY, size.height, size.width, 3))
+    return {IMAGES: pixels, IMAGE: Port(name=IMAGE, datatypes=(BYTES,), shape=(ANY,)), LOGITS: logits}
 
 
 def outputs(live: LiveModel) -> list[Port]:
@@ -80,7 +83,7 @@ def logits_of(tensor: Tensor) -> FloatArray:
 
 def check(live: LiveModel, tensor: Tensor) -> None:
     """Name, datatype and shape, before the data is looked at. Raises: InvalidRequest."""
-    ports = {port.name: port for port in inputs(live)}
+    ports = _inputs(len(live.class_names), live.input_size)
     port = ports.get(tensor.name)
     if port is None:
         raise InvalidRequest(

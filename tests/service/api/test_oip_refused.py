@@ -206,3 +206,29 @@ def test_no_mutated_request_finds_anything_but_an_answer_or_a_documented_error(
     answer = service.post(INFER, content=body, headers={} if length is None else {LENGTH: str(length)})
     assert answer.status_code in DOCUMENTED, answer.text
     assert answer.status_code == 200 or list(answer.json()) == ["error"]
+
+
+near = st.integers(-2, 2) | st.sampled_from([-SIZE, SIZE, 1 << 40])  # too short, too long, negative, huge
+right = st.just(0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(["UINT8", "UINT8", "INT8", "FP32", "FP64", "BYTES", "BOOL", ""]),
+    st.sampled_from(
+        [[1, HEIGHT, WIDTH, 3], [1, HEIGHT, WIDTH, 3], [SIZE], [2, HEIGHT, WIDTH, 3], [-1, HEIGHT, WIDTH, 3]]
+    ),
+    right | near,
+    right | near,
+    right | near,
+    st.integers(1, 3),
+)
+def test_a_binary_header_is_believed_only_where_all_of_it_fits(
+    service: Service, datatype: str, shape: list[int], size: int, length: int, data: int, inputs: int
+) -> None:
+    tensors = [sent(SIZE + size, datatype=datatype) | {"shape": shape} for _ in range(inputs)]  # which overlap
+    header = orjson.dumps({"inputs": tensors, "outputs": [{"name": "scores"}]})
+    body = header + bytes(max(0, min(SIZE + data, 4 * SIZE)))
+    answer = service.post(INFER, content=body, headers={LENGTH: str(len(header) + length)})
+    fits = (datatype, shape, inputs) == ("UINT8", [1, HEIGHT, WIDTH, 3], 1) and size == length == 0
+    assert answer.status_code == (200 if fits and len(body) == len(header) + SIZE else 400), answer.text
