@@ -235,7 +235,7 @@ class HistoryEntry(Answer):
     prior_edition: int | None
     undoes_to: int | None
     created_at: str
-    actor: Annotated[str | None, Field(description="Who it was: the client's From header, and the name of the API key.")]
+    actor: Annotated[str | None, Field(description="Who it was: the client's From header, the name of the key.")]
     file_digest: Annotated[str | None, Field(description="SHA-256 of the uploaded file, which is kept.")]
     metrics: Annotated[dict[str, Any] | None, Field(description="Before and after, where they were measured.")]
 
