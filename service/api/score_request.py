@@ -21,6 +21,7 @@ from service.errors import InvalidRequest, UnsupportedBody
 from service.runtime import scoring
 from service.runtime.arrays import NPY_MAGIC, logits_of_json, logits_of_npy, read_json
 from service.runtime.batches import Files
+from service.runtime.laws import LONGEST_KEPT
 from service.runtime.live import LiveModel
 from service.runtime.scoring import Options
 
@@ -127,9 +128,14 @@ async def scores(call: Call, model: str) -> Answer:
         ) from error
 
 
-@lru_cache(maxsize=256)
 def _options(query: bytes) -> ScoreOptions:
-    """Clients send the same few again and again. Raises: InvalidRequest."""
+    """Raises: InvalidRequest."""
+    return _read_options(query) if len(query) <= LONGEST_KEPT else _read_options.__wrapped__(query)
+
+
+@lru_cache(maxsize=256)
+def _read_options(query: bytes) -> ScoreOptions:
+    """Clients send the same few again and again."""
     given = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
     check_known([name for name, _ in given], list(ScoreOptions.model_fields))
     try:
