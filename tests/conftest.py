@@ -1,6 +1,7 @@
 """Fixtures for tests of every part."""
 
 import gc
+import logging
 import os
 from collections.abc import Iterator
 from itertools import count
@@ -16,6 +17,16 @@ _numbers = count()
 
 def pytest_collection_finish() -> None:
     gc.freeze()  # all that is imported by now stays; looking through it again and again takes longer than many tests
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """A command that is tried in this process sets up logging to a stream that is gone after the test."""
+    handlers, level = list(logging.root.handlers), logging.root.level
+    yield
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+    logging.captureWarnings(False)
 
 
 @pytest.fixture(scope="session")

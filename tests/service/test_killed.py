@@ -149,8 +149,8 @@ def test_half_a_body_and_a_killed_server_leave_nothing(tmp_path: Path, pets: Mad
         before = web.post(f"{process.url}{MODEL}/scores", json={"logits": LOGITS}).content
         address = urlsplit(process.url)
         with socket.create_connection((address.hostname, address.port)) as client:
-            head = f"POST {MODEL}/class-frequencies?role=target HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
-            client.sendall(head.encode() + b"ant,900\nbee,1\n")
+            lines = [f"POST {MODEL}/class-frequencies?role=target HTTP/1.1", "Host: localhost", "Content-Length: 1000"]
+            client.sendall("\r\n".join([*lines, "", ""]).encode() + b"ant,900\nbee,1\n")
             eventually(lambda: list((tmp_path / "server/state").glob("upload-*")), seconds=20)
             process.kill()
         process.start()

@@ -18,6 +18,7 @@ from tests.service.bundles import HEIGHT, WIDTH, Made
 from tests.service.conftest import Service, running
 from tests.service.documented import CLASSES, COUNTS, labelled_logits, logits_file, packed, prepare
 
+# A client may give a request less time than any answer takes: that is a 503 on the routes that score.
 # Most names are known ones, so that requests get as far as the real work. All checks are on; a valid request may be
 # refused for what a schema cannot say (a prior of other classes, a state that has moved on), and then only so.
 CONFIG = """
@@ -47,6 +48,11 @@ database = "none"
 max-examples = 40
 [checks]
 positive_data_acceptance.expected-statuses = ["2xx", "400", "404", "409", "422", "428"]
+[[operations]]
+include-path-regex = "(scores|infer)$"
+[operations.checks]
+not_a_server_error.expected-statuses = ["2xx", "4xx", "503"]
+positive_data_acceptance.expected-statuses = ["2xx", "400", "404", "409", "422", "428", "503"]
 """
 CASES = 2000
 
