@@ -37,17 +37,17 @@ def start(tmp_path: Path, make_bundle: Callable[..., Made]) -> Iterator[Callable
 
 
 def test_requests_that_wait_for_the_network_are_answered_before_it_ends(start: Callable[..., Process]) -> None:
-    process = start()
+    process = start(times=24)
 
     def ask(_: int) -> httpx.Response:
         return web.post(f"{process.url}{SCORES}", content=BODY, headers=OCTETS, timeout=60)
 
-    with ThreadPoolExecutor(6) as clients:
-        answers = [clients.submit(ask, number) for number in range(6)]
+    with ThreadPoolExecutor(12) as clients:  # more than one batch
+        answers = [clients.submit(ask, number) for number in range(12)]
         eventually(lambda: waiting(process) >= 3, seconds=30)
         process.popen.send_signal(signal.SIGTERM)
         came = [each.result() for each in answers]
-    assert [answer.status_code for answer in came] == [200] * 6
+    assert [answer.status_code for answer in came] == [200] * 12
     assert process.popen.wait(timeout=30) in (0, -signal.SIGTERM)
     with pytest.raises(httpx.TransportError):
         ask(7)
