@@ -91,7 +91,7 @@ class Front:
         """The name of the key. Raises: MissingKey, WrongScope, CrossSite."""
         check_same_site(scope["method"], headers)
         if self._only_local and foreign_host(scope["headers"]):
-            host = headers[b"host"].decode("latin-1")
+            host = headers[b"host"][:80].decode("latin-1")
             raise CrossSite(
                 f"without keys the service answers to localhost and to addresses; got the host {host!r}. "
                 "Use http://127.0.0.1, make keys, or set EQUIPOISE_ALLOW_ANONYMOUS=true."

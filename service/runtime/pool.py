@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -27,7 +28,7 @@ PATIENCE_SECONDS = 0.1  # a request that waits longer is watched: its client may
 MEMORY = 0.1  # weight of the newest batch in the running mean
 
 
-class Line:
+class Line(ABC):
     """Work of one kind: what waits in it may be done together.
 
     Args: name, for metrics; most, examples together.
@@ -40,9 +41,9 @@ class Line:
         self.examples = 0
         self.seconds_each = 0.0  # an example, by a running mean
 
+    @abstractmethod
     def do(self, payloads: Sequence[Any]) -> Sequence[Any]:
         """A result for each; an exception among them is raised to the one who asked, and to nobody else."""
-        raise NotImplementedError
 
 
 class Observer(Protocol):

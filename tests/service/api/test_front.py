@@ -37,6 +37,11 @@ def test_without_keys_a_page_cannot_reach_the_service_under_a_name_of_its_own(se
         refused(service.request(method, path, json={"logits": LOGITS}, headers={"Host": host}), 403, "cross-site", host)
 
 
+def test_a_long_name_of_a_host_is_not_sent_back_at_length(service: Service) -> None:
+    answer = service.post(SCORES, json={"logits": LOGITS}, headers={"Host": "x" * 50_000})
+    assert (answer.status_code, len(answer.content) < 1000) == (403, True)
+
+
 @pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:80", "[::1]:8000", "192.0.2.7"])
 def test_localhost_and_addresses_are_its_hosts(service: Service, host: str) -> None:
     assert service.post(SCORES, json={"logits": LOGITS}, headers={"Host": host}).status_code == 200
