@@ -1,4 +1,4 @@
-"""Our server, plain FastAPI and four serving systems on the same graph, against bare onnxruntime beside each window.
+"""Our server, two yardsticks and four serving systems on the same graph, against bare onnxruntime beside each window.
 
     python benchmarks/serving.py [--rounds 6] [--seconds 2] [--peers litserve mlserver bentoml ray] [--only ROW...]
     python benchmarks/serving.py --show

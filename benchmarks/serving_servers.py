@@ -14,7 +14,7 @@ from models.calibration.manifest import MODEL_FILE
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / "benchmarks" / "serving_peers"
 WORK = ROOT / "build" / "bench-serving"
-OURS, FASTAPI = "ours", "fastapi"
+OURS, ASGI, FASTAPI = "ours", "asgi", "fastapi"
 PEERS = ("litserve", "mlserver", "bentoml", "ray")
 SHOWN_VERSIONS = ("equipoise", "fastapi", "uvicorn", "uvloop", "onnxruntime", "numpy", *PEERS)
 PORT = "{port}"  # in a command: replaced by the port of the start
@@ -49,9 +49,12 @@ class Server:
 
 
 def servers(peers: Sequence[str]) -> tuple[dict[str, Server], dict[str, str]]:
-    """Our server, plain FastAPI and these peers by name; and of each that cannot be installed, why."""
+    """Our server, the two yardsticks and these peers by name; and of each that cannot be installed, why."""
     made = bundles(WORK)
-    found = {OURS: _ours(made), FASTAPI: _fastapi(made)}
+    found = {OURS: _ours(made)} | {
+        name: _yardstick(name, PROGRAMS / program, made)
+        for name, program in ((ASGI, "asgi_server.py"), (FASTAPI, "plain_fastapi.py"))
+    }
     failed = {}
     for name in peers:
         try:
@@ -111,11 +114,11 @@ def _key() -> tuple[str, Path]:
     return created.stdout.strip(), path
 
 
-def _fastapi(made: Mapping[str, Path]) -> Server:
+def _yardstick(server: str, program: Path, made: Mapping[str, Path]) -> Server:
+    """A program in our own environment, with the same packages."""
     named = [f"{name}={folder / MODEL_FILE}" for name, folder in made.items()]
-    program = PROGRAMS / "plain_fastapi.py"
     return Server(
-        name=FASTAPI,
+        name=server,
         command=[sys.executable, str(program), PORT, *named],
         calls={(name, "bytes"): plain(f"/models/{name}/scores", folder, "bytes") for name, folder in made.items()},
     )

@@ -12,6 +12,7 @@ from scipy.stats import binom
 RESULTS = Path(__file__).resolve().parent / "results" / "serving.json"
 TITLES = {
     "ours": "Equipoise",
+    "asgi": "bare ASGI",
     "fastapi": "plain FastAPI",
     "litserve": "LitServe",
     "mlserver": "MLServer",

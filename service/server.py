@@ -12,7 +12,7 @@ import uvicorn
 from service import logs
 from service.app import Equipoise, create_app
 from service.errors import CannotStart
-from service.protocol import GatheringProtocol
+from service.protocol import DirectProtocol
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def config_of(app: Equipoise) -> uvicorn.Config:
     """How uvicorn serves the application."""
     return uvicorn.Config(
         app,
-        http=GatheringProtocol,
+        http=DirectProtocol,
         log_config=None,
         access_log=False,  # the application writes its own lines
         server_header=False,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from models.calibration.errors import ShapeMismatch
+from models.calibration.errors import InvalidLogits, ShapeMismatch
 from models.calibration.types import Calibration, ClassPrior
 
 Float32Array = NDArray[np.float32]
@@ -20,8 +21,7 @@ class ScoreMap:
     """softmax(scale * z~ + shift), with shift = offset + log target - log r.
 
     The same scores as `Calibration.debias(...).adjust(target).scores()`, in float32 to about 1e-6, for callers that
-    score all day with one calibration and one prior. Nothing is checked: where the logits of a row are not all finite,
-    its scores are NaN.
+    score all day with one calibration and one prior.
 
     Args: scale `(C,)` and shift `(C,)` in one dtype, which logits must have too; a shift of minus infinity is a class
         that cannot occur.
@@ -30,10 +30,13 @@ class ScoreMap:
     scale: LogitArray
     shift: LogitArray
     _ones: LogitArray = field(init=False, repr=False)
+    _mean: LogitArray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         # A product with ones sums a row faster than np.add.reduce.
-        object.__setattr__(self, "_ones", np.ones((self.scale.size, 1), dtype=self.scale.dtype))
+        ones = np.ones((self.scale.size, 1), dtype=self.scale.dtype)
+        object.__setattr__(self, "_ones", ones)
+        object.__setattr__(self, "_mean", ones / self.scale.size)
 
     @classmethod
     def of(cls, calibration: Calibration, target: ClassPrior | None, dtype: DTypeLike = np.float32) -> ScoreMap:
@@ -51,8 +54,16 @@ class ScoreMap:
         return cls(calibration.scale.astype(dtype), centred.astype(dtype))
 
     def __call__(self, logits: LogitArray) -> LogitArray:
-        """Scores `(N, C)` of raw logits `(N, C)`; the logits are not changed."""
-        scores = logits - (logits @ self._ones) / self.scale.size
+        """Scores `(N, C)` of raw logits `(N, C)`; the logits are not changed.
+
+        Raises: InvalidLogits where they are not all finite, or so large that their sum is not.
+        """
+        means = logits @ self._mean
+        if not isfinite(sum(means[:, 0].tolist())):
+            raise InvalidLogits(
+                "logits must be finite numbers; those of some row are not, or too large for their type."
+            )
+        scores: LogitArray = logits - means
         scores *= self.scale
         scores += self.shift
         scores -= np.maximum.reduce(scores, axis=1, keepdims=True)

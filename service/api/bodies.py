@@ -24,6 +24,11 @@ class Limits:
     stall_seconds: float
     rule: str
 
+    def check(self, received: int) -> None:
+        """Raises: BodyTooLarge."""
+        if received > self.most_bytes:
+            raise BodyTooLarge(f"{self.rule}; this one is longer.")
+
 
 @dataclass(slots=True)
 class Room:
@@ -104,8 +109,7 @@ async def _next(receive: Receive, limits: Limits, received: int) -> tuple[bytes,
     if message["type"] == "http.disconnect":
         raise ClientGone("the client left before the body was complete.")
     part: bytes = message.get("body", b"")
-    if received + len(part) > limits.most_bytes:
-        raise BodyTooLarge(f"{limits.rule}; this one is longer.")
+    limits.check(received + len(part))
     return part, message.get("more_body", False)
 
 

@@ -21,8 +21,9 @@ from service.api.bodies import Limits, Room
 from service.api.parameters import number_of
 from service.errors import DeadlinePassed, InvalidRequest
 from service.follow import Follower
+from service.protocol import direct_of
 from service.runtime.batches import Files, pieces_of
-from service.runtime.laws import LONGEST_KEPT, Law, law_of
+from service.runtime.laws import LONGEST_KEPT, Asked, Law, law_of
 from service.runtime.live import PRODUCTION, LiveModel
 from service.runtime.networks import StoredNetwork
 from service.runtime.pool import Pool
@@ -80,19 +81,25 @@ class Call:
     The time begins with the last byte of the body. Args: headers with names in lower case.
     """
 
-    __slots__ = ("_held", "_until", "headers", "query", "receive", "server")
+    __slots__ = ("_held", "_until", "direct", "headers", "query", "receive", "server")
 
     def __init__(self, server: Server, scope: Scope, receive: Receive, headers: Mapping[bytes, bytes]) -> None:
         self.server = server
         self.headers = headers
         self.query: bytes = scope["query_string"]
         self.receive = receive
+        self.direct = direct_of(receive)
         self._held = 0
         self._until = 0.0
 
     async def body(self) -> bytes:
         """Raises: BodyTooLarge, BodyStalled, ClientGone, QueueFull."""
-        data = await bodies.read(self.headers, self.receive, self.server.limits, self.server.room)
+        data = None if self.direct is None else self.direct.body()
+        if data is None:
+            data = await bodies.read(self.headers, self.receive, self.server.limits, self.server.room)
+        else:
+            self.server.limits.check(len(data))
+            self.server.room.take(len(data))
         self._held = len(data)
         self._until = perf_counter() + self.server.settings.deadline_seconds
         return data
@@ -116,10 +123,11 @@ class Call:
         work = partial(asked_for, self.server.follower, model, version=version, calibration=calibration)
         return await self._wait_for(work)
 
-    async def law(self, live: LiveModel, prior: str | None, kappa: float | None) -> Law:
+    async def law(self, live: LiveModel, prior: Asked, kappa: float | None) -> Law:
         """Raises: as `law_of`."""
-        light = prior is None or len(prior) <= LONGEST_KEPT
-        return await self.do(partial(law_of, live, prior, kappa), light=light)
+        if isinstance(prior, str) and len(prior) > LONGEST_KEPT:
+            return await self.do(partial(law_of, live, prior, kappa), light=False)
+        return law_of(live, prior, kappa)
 
     async def run(self, live: LiveModel, pixels: UInt8Array | Files, scores: ScoreMap | None) -> LogitArray:
         """Scores `(N, C)`, or raw logits without a map. Raises: BodyTooLarge,

@@ -10,8 +10,10 @@ import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
 from itertools import count
 from time import perf_counter
+from typing import NamedTuple
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,17 +25,17 @@ from service.api.handlers import response_to
 from service.api.infer_request import infer
 from service.api.score_request import scores
 from service.errors import ClientGone, CrossSite, QueueFull, status_of
-from service.keys import Keys
+from service.keys import Keys, KeyScope
 from service.logs import request_id, request_line
 from service.metrics import Metrics
+from service.protocol import Direct
 
 log = logging.getLogger(__name__)
 
 REQUEST_ID = b"x-request-id"
 SANE_ID = re.compile(rb"[!-~]{1,128}")  # one of the client's that can stand in a header and in a line
 FULL = status_of(QueueFull)  # counted, and not logged: a line each costs most when there is least time
-
-Hot = Callable[[Call], Awaitable[Answer]]
+LONGEST_KEPT = 200  # characters of a path
 
 
 class Front:
@@ -60,15 +62,15 @@ class Front:
         headers = dict(scope["headers"])
         answered = _Answered(send, self._id_of(headers))
         request_id.set(answered.id.decode())
-        route, model, hot = _route_of(scope["method"], scope["path"])
+        route = _route_of(scope["method"], scope["path"])
         key = ""
         call = Call(self._server, scope, receive, headers)
         try:
-            key = self._admitted(scope, headers)
-            if hot is None:
+            key = self._admitted(scope, headers, route.needs)
+            if route.handler is None:
                 await self._app(scope, receive, answered.send)
             else:
-                await answered.with_body(await hot(call))
+                await answered.with_body(await route.handler(call, *route.which), call.direct)
         except Exception as error:
             if answered.status:  # too late for another answer; the server closes the connection
                 raise
@@ -77,9 +79,9 @@ class Front:
             call.close()
             seconds = perf_counter() - started
             status = answered.status or status_of(ClientGone)  # the server gave the request up
-            self._metrics.request(route, model, status, seconds)
-            if route == "manage" or (status >= 400 and status != FULL):
-                request_line(scope["method"], scope["path"], status, seconds, model=model, key=key)
+            self._metrics.request(route.name, route.model, status, seconds)
+            if route.name == "manage" or (status >= 400 and status != FULL):
+                request_line(scope["method"], scope["path"], status, seconds, model=route.model, key=key)
 
     def _id_of(self, headers: Mapping[bytes, bytes]) -> bytes:
         given = headers.get(REQUEST_ID)
@@ -87,7 +89,7 @@ class Front:
             return given
         return b"%s-%d" % (self._prefix, next(self._numbers))
 
-    def _admitted(self, scope: Scope, headers: Mapping[bytes, bytes]) -> str:
+    def _admitted(self, scope: Scope, headers: Mapping[bytes, bytes], needs: KeyScope | None) -> str:
         """The name of the key. Raises: MissingKey, WrongScope, CrossSite."""
         check_same_site(scope["method"], headers)
         if self._only_local and foreign_host(scope["headers"]):
@@ -96,12 +98,9 @@ class Front:
                 f"without keys the service answers to localhost and to addresses; got the host {host!r}. "
                 "Use http://127.0.0.1, make keys, or set EQUIPOISE_ALLOW_ANONYMOUS=true."
             )
-        if self._keys is None:
+        if self._keys is None or needs is None:
             return ""
-        needs = scope_of(scope["method"], scope["path"])
-        if needs is None:
-            return ""
-        name = scope[KEY_NAME] = self._keys.check(scope["headers"], needs)
+        name = scope[KEY_NAME] = self._keys.check(headers.get(b"authorization", b""), needs)
         return name
 
 
@@ -119,7 +118,7 @@ class _Answered:
             message["headers"] = [*message.get("headers", ()), (REQUEST_ID, self.id)]
         await self._send(message)
 
-    async def with_body(self, answer: Answer) -> None:
+    async def with_body(self, answer: Answer, direct: Direct | None) -> None:
         self.status = 200
         headers = [
             (b"content-type", answer.media_type),
@@ -127,23 +126,39 @@ class _Answered:
             (REQUEST_ID, self.id),
             *answer.headers,
         ]
+        if direct is not None and direct.answer(headers, answer.body):
+            return
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         await self._send({"type": "http.response.body", "body": answer.body})
 
 
-def _route_of(method: str, path: str) -> tuple[str, str, Hot | None]:
-    """Its name for metrics, the model it is for, and what answers it; None for FastAPI."""
-    parts = path.split("/")
+class Route(NamedTuple):
+    """Args: name, for metrics; needs, the scope of the key; handler, with `which` after the call; None for FastAPI."""
+
+    name: str
+    model: str
+    needs: KeyScope | None
+    handler: Callable[..., Awaitable[Answer]] | None = None
+    which: tuple[str, ...] = ()
+
+
+def _route_of(method: str, path: str) -> Route:
+    return _known_route(method, path) if len(path) <= LONGEST_KEPT else _known_route.__wrapped__(method, path)
+
+
+@lru_cache(maxsize=1024)
+def _known_route(method: str, path: str) -> Route:
+    parts, needs = path.split("/"), scope_of(method, path)
     if method == "POST":
         match parts:
             case ["", "v1", "models", model, "scores"] if model:
-                return "scores", model, lambda call: scores(call, model)
+                return Route("scores", model, needs, scores, (model,))
             case ["", "v2", "models", model, "infer"] if model:
-                return "infer", model, lambda call: infer(call, model)
+                return Route("infer", model, needs, infer, (model,))
             case ["", "v2", "models", model, "versions", version, "infer"] if model and version:
-                return "infer", model, lambda call: infer(call, model, version)
+                return Route("infer", model, needs, infer, (model, version))
     if path == "/metrics":
-        return "metrics", "", None
+        return Route("metrics", "", needs)
     if path.startswith("/v2/health/"):
-        return "health", "", None
-    return "manage", parts[3] if len(parts) > 3 and parts[2] == "models" else "", None
+        return Route("health", "", needs)
+    return Route("manage", parts[3] if len(parts) > 3 and parts[2] == "models" else "", needs)

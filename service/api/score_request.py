@@ -102,22 +102,25 @@ class LogitsRequest(BaseModel):
 
 async def scores(call: Call, model: str) -> Answer:
     """Debiased scores of images or logits. Raises: whatever is wrong with the request."""
-    query = _options(call.query)
+    query, options = _options(call.query)
     data = await call.body()
     if not data:
         raise InvalidRequest("the body is empty. Send a file: with curl, --data-binary @FILE.")
-    if call.text(b"content-encoding").lower() not in ("", "identity"):
-        raise UnsupportedBody(f"scores requests are not compressed; got {call.text(b'content-encoding')[:80]!r}.")
+    encoding = call.text(b"content-encoding")
+    if encoding and encoding.lower() != "identity":
+        raise UnsupportedBody(f"scores requests are not compressed; got {encoding[:80]!r}.")
     if query.timeout is not None:
         call.wants_within(query.timeout)
     live = await call.live(model, version=query.version, calibration=query.calibration)
     kind = call.text(b"content-type").partition(";")[0].strip().lower()
-    pixels = await _pixels(call, live, kind, data)
+    pixels: UInt8Array | Files | None = _raw_pixels(live, kind, data)
+    if pixels is None:
+        pixels = await _files(call, live, kind, data)
     if pixels is None:
         light = len(data) <= LIGHT_LOGITS and not query.explain
-        return Answer(await call.do(partial(_of_logits, live, kind, data, query), light=light))
+        return Answer(await call.do(partial(_of_logits, live, kind, data, query, options), light=light))
     try:
-        return Answer(await _of_pixels(call, live, pixels, query))
+        return Answer(await _of_pixels(call, live, pixels, options))
     except InvalidImage as error:
         if kind.startswith("image/") or kind == FORM or live.input_size is None:
             raise
@@ -128,27 +131,33 @@ async def scores(call: Call, model: str) -> Answer:
         ) from error
 
 
-def _options(query: bytes) -> ScoreOptions:
-    """Raises: InvalidRequest."""
+def _options(query: bytes) -> tuple[ScoreOptions, Options]:
+    """What stands in the query, and what of it is about the answer. Raises: InvalidRequest."""
     return _read_options(query) if len(query) <= LONGEST_KEPT else _read_options.__wrapped__(query)
 
 
 @lru_cache(maxsize=256)
-def _read_options(query: bytes) -> ScoreOptions:
+def _read_options(query: bytes) -> tuple[ScoreOptions, Options]:
     """Clients send the same few again and again."""
     given = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
     check_known([name for name, _ in given], list(ScoreOptions.model_fields))
     try:
-        return ScoreOptions.model_validate(dict(given))
+        read = ScoreOptions.model_validate(dict(given))
     except ValidationError as error:
         raise invalid(error.errors(), within="query.") from error
+    return read, Options(prior=read.prior, kappa=read.kappa, top_k=read.top_k, explain=read.explain)
 
 
-async def _pixels(call: Call, live: LiveModel, kind: str, data: bytes) -> UInt8Array | Files | None:
-    """What the network is to see; None for logits. Raises: LogitsOnly, UnsupportedBody, InvalidRequest."""
-    size, max_pixels = live.input_size, call.server.settings.max_pixels
-    if kind == OCTETS and size is not None and len(data) == size.height * size.width * 3:
-        return np.frombuffer(data, dtype=np.uint8).reshape(1, size.height, size.width, 3)
+def _raw_pixels(live: LiveModel, kind: str, data: bytes) -> UInt8Array | None:
+    """One image as the model takes it, which is told by its length."""
+    size = live.input_size
+    if kind != OCTETS or size is None or len(data) != size.height * size.width * 3:
+        return None
+    return np.frombuffer(data, dtype=np.uint8).reshape(1, size.height, size.width, 3)
+
+
+async def _files(call: Call, live: LiveModel, kind: str, data: bytes) -> Files | None:
+    """The image files of a body; None for logits. Raises: LogitsOnly, UnsupportedBody, InvalidRequest."""
     unstated = kind == OCTETS or kind in UNTYPED
     if kind in ("application/json", "application/x-npy") or (unstated and data.startswith(NPY_MAGIC)):
         return None
@@ -158,9 +167,9 @@ async def _pixels(call: Call, live: LiveModel, kind: str, data: bytes) -> UInt8A
             f"application/json (logits) and application/x-npy; got {kind}. Set the Content-Type header."
         )
     names, files = await _form(call, data) if kind == FORM else ((), (data,))
-    if size is None:
+    if live.input_size is None:
         raise scoring.no_network(live)
-    return Files(files, max_pixels, names)
+    return Files(files, call.server.settings.max_pixels, names)
 
 
 async def _form(call: Call, data: bytes) -> tuple[tuple[str, ...], tuple[bytes, ...]]:
@@ -168,10 +177,9 @@ async def _form(call: Call, data: bytes) -> tuple[tuple[str, ...], tuple[bytes, 
     return await parsed if len(data) <= LIGHT_BYTES else await call.do(partial(asyncio.run, parsed), light=False)
 
 
-async def _of_pixels(call: Call, live: LiveModel, pixels: UInt8Array | Files, query: ScoreOptions) -> bytes:
-    options = _options_of(query)
+async def _of_pixels(call: Call, live: LiveModel, pixels: UInt8Array | Files, options: Options) -> bytes:
     scoring.check_options(live, options)
-    law = await call.law(live, query.prior, query.kappa)
+    law = await call.law(live, options.prior, options.kappa)
     if options.explain:
         logits = await call.run(live, pixels, None)
         return await call.do(lambda: _written(scoring.score(live, logits, options)), light=False)
@@ -180,8 +188,7 @@ async def _of_pixels(call: Call, live: LiveModel, pixels: UInt8Array | Files, qu
     return await call.do(lambda: _written(work()), light=scored.size <= LIGHT_NUMBERS)
 
 
-def _of_logits(live: LiveModel, kind: str, data: bytes, query: ScoreOptions) -> bytes:
-    options = _options_of(query)
+def _of_logits(live: LiveModel, kind: str, data: bytes, query: ScoreOptions, options: Options) -> bytes:
     if kind != "application/json":
         return _written(scoring.score(live, logits_of_npy(data), options))
     document = _document(data)
@@ -192,10 +199,6 @@ def _of_logits(live: LiveModel, kind: str, data: bytes, query: ScoreOptions) -> 
 
 def _written(document: dict[str, Any]) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def _options_of(query: ScoreOptions) -> Options:
-    return Options(prior=query.prior, kappa=query.kappa, top_k=query.top_k, explain=query.explain)
 
 
 def _document(data: bytes) -> dict[str, Any]:

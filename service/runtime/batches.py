@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 
 import numpy as np
 
@@ -21,7 +20,7 @@ HEAVY_BYTES = (
 )  # files of this size are decoded in a batch of their own, so that small ones do not wait for them
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Examples:
     """What a request, or a piece of it, sends to a network.
 
@@ -61,15 +60,12 @@ class NetworkLine(Line):
         good = [(index, each) for index, each in enumerate(results) if isinstance(each, np.ndarray)]
         if not good:
             return results
-        logits = self.run(good[0][1] if len(good) == 1 else np.concatenate([each for _, each in good]))
-        maps = {payloads[index].scores for index, _ in good}
-        shared = maps.pop() if len(maps) == 1 else None
-        at_once = shared is not None and isfinite(float(logits.sum()))
-        rows = shared(logits) if shared is not None and at_once else logits
+        logits = self.run(_together([each for _, each in good]))
+        scores = _at_once(logits, {payloads[index].scores for index, _ in good})
         start = 0
         for index, each in good:
-            own, start = rows[start : start + len(each)], start + len(each)
-            results[index] = own if at_once else _mapped(own, payloads[index].scores)
+            own, start = slice(start, start + len(each)), start + len(each)
+            results[index] = _scored(logits[own], payloads[index].scores) if scores is None else scores[own]
         return results
 
     def _pixels(self, pixels: UInt8Array | Files) -> UInt8Array | CalibrationError:
@@ -83,10 +79,33 @@ class NetworkLine(Line):
             return error
 
 
-def _mapped(logits: LogitArray, scores: ScoreMap | None) -> LogitArray | CalibrationError:
-    if not np.isfinite(logits).all():
-        return InvalidLogits("logits must be finite numbers; the network gave others for an image. Look at the images.")
-    return logits if scores is None else scores(logits)
+def _together(parts: Sequence[UInt8Array]) -> UInt8Array:
+    """Not by NumPy, which lets go of the interpreter for each part, and waits until it gets it back."""
+    if len(parts) == 1:
+        return parts[0]
+    return np.frombuffer(b"".join([part.data for part in parts]), dtype=np.uint8).reshape(-1, *parts[0].shape[1:])
+
+
+def _at_once(logits: LogitArray, maps: set[ScoreMap | None]) -> LogitArray | None:
+    """The scores of all, where all ask for the same map and all logits are sound."""
+    shared = maps.pop() if len(maps) == 1 else None
+    if shared is None:
+        return None
+    try:
+        return shared(logits)
+    except InvalidLogits:
+        return None
+
+
+def _scored(logits: LogitArray, scores: ScoreMap | None) -> LogitArray | CalibrationError:
+    try:
+        if scores is not None:
+            return scores(logits)
+        if np.isfinite(logits).all():
+            return logits
+    except InvalidLogits:
+        pass
+    return InvalidLogits("logits must be finite numbers; the network gave others for an image. Look at the images.")
 
 
 def pieces_of(pixels: UInt8Array | Files, scores: ScoreMap | None) -> list[Piece]:

@@ -15,7 +15,7 @@ from service.runtime.batches import NetworkLine
 from service.runtime.onnx import OnnxRunner
 
 ReadArtifact = Callable[[str], bytes]
-_Key = tuple[str, int, InputSize]  # digest, number of classes, size of the input
+Key = tuple[str, int, int, int]  # digest, number of classes, height and width of the input
 
 
 class Networks:
@@ -29,27 +29,28 @@ class Networks:
         self._read = read
         self._limit = limit_bytes
         self._lock = threading.Lock()  # guards the two below; never held while a network is loaded
-        self._loaded: OrderedDict[_Key, tuple[NetworkLine, int]] = OrderedDict()
-        self._loading: dict[_Key, threading.Lock] = {}
+        self._loaded: OrderedDict[Key, tuple[NetworkLine, int]] = OrderedDict()
+        self._loading: dict[Key, threading.Lock] = {}
 
     def get(self, digest: str, num_classes: int, size: InputSize, *, name: str = "") -> NetworkLine:
         """The network, loaded and tried on two images if it is not there. Whoever holds it can use it to the end.
 
         Args: name, of the model that metrics count its runs for. Raises: InvalidBundle, StorageUnavailable.
         """
-        found = self.find(digest, num_classes, size)
+        key = _key(digest, num_classes, size)
+        found = self.find(key)
         if found is not None:
             return found
         with self._lock:
-            turn = self._loading.setdefault((digest, num_classes, size), threading.Lock())
+            turn = self._loading.setdefault(key, threading.Lock())
         with turn:  # one thread loads, the others wait for it
-            found = self.find(digest, num_classes, size)
+            found = self.find(key)
             if found is not None:
                 return found
             data = self._read(digest)
             runner = OnnxRunner(data, num_classes=num_classes, input_size=size)
             line = NetworkLine(name, runner, size)
-            self._keep((digest, num_classes, size), line, len(data))
+            self._keep(key, line, len(data))
         return line
 
     def drop(self, digest: str) -> None:
@@ -69,9 +70,8 @@ class Networks:
         with self._lock:
             return [digest for digest, *_ in self._loaded]
 
-    def find(self, digest: str, num_classes: int, size: InputSize) -> NetworkLine | None:
+    def find(self, key: Key) -> NetworkLine | None:
         """The network if it is in memory; it counts as used."""
-        key = (digest, num_classes, size)
         with self._lock:
             found = self._loaded.get(key)
             if found is None:
@@ -79,7 +79,7 @@ class Networks:
             self._loaded.move_to_end(key)
             return found[0]
 
-    def _keep(self, key: _Key, line: NetworkLine, size: int) -> None:
+    def _keep(self, key: Key, line: NetworkLine, size: int) -> None:
         with self._lock:
             self._loaded[key] = (line, size)
             self._loading.pop(key, None)
@@ -96,6 +96,7 @@ class StoredNetwork:
         self._digest = digest
         self._model = model
         self._size = size
+        self._key = _key(digest, num_classes, size)
 
     def load(self) -> NetworkLine:
         """Raises: InvalidBundle, StorageUnavailable."""
@@ -107,7 +108,7 @@ class StoredNetwork:
 
     def in_memory(self) -> NetworkLine | None:
         """For callers that must not wait; it counts as used."""
-        return self._networks.find(self._digest, self.num_classes, self._size)
+        return self._networks.find(self._key)
 
     def is_loaded(self) -> bool:
         return self._digest in self._networks.digests()
@@ -122,3 +123,7 @@ class StoredNetwork:
             return self.load()
         except CalibrationError as error:
             raise ModelNotLoaded(f"model {self._model!r} is registered but cannot be loaded: {error}") from error
+
+
+def _key(digest: str, num_classes: int, size: InputSize) -> Key:
+    return digest, num_classes, size.height, size.width

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from queue import SimpleQueue
 from time import perf_counter
@@ -37,7 +37,7 @@ class Line(ABC):
     def __init__(self, name: str, *, most: int) -> None:
         self.name = name
         self.most = most
-        self.waiting: deque[_Waiting] = deque()  # this and the next belong to the pool, under its lock
+        self.waiting: deque[Piece] = deque()  # this and the next belong to the pool, under its lock
         self.examples = 0
         self.seconds_each = 0.0  # an example, by a running mean
 
@@ -61,16 +61,26 @@ class Piece:
     payload: Any
     examples: int = 1
     alone: bool = False
+    asked: _Asked = field(init=False, repr=False)  # this and the next two belong to the pool
+    index: int = field(init=False)
+    cost: float = field(init=False)  # expected, in seconds of a thread
+
+    def share_of(self, line: Line) -> int:
+        """Of a batch, in examples; the whole of it for what is done alone."""
+        return line.most if self.alone else self.examples
 
 
 @dataclass(slots=True, eq=False)
 class _Asked:
     """One request: its pieces may be done by several threads."""
 
+    line: Line
+    gone: Callable[[], Awaitable[None]]
     future: asyncio.Future[list[Any]]
     results: list[Any]
     left: int
     at: float
+    seconds: float
 
     def deliver(self, index: int, result: Any) -> None:
         """On the event loop."""
@@ -87,16 +97,6 @@ class _Asked:
             self.future.set_result(self.results)
 
 
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    asked: _Asked
-    index: int
-    payload: Any
-    examples: int
-    share: int  # of a batch, in examples; the whole of it for what is done alone
-    cost: float  # expected, in seconds of a thread
-
-
 class Pool:
     """Args: threads, that work at the same time; most_waiting, pieces that wait, beyond which requests are refused."""
 
@@ -111,6 +111,8 @@ class Pool:
         self._idle = 0  # threads that nobody has woken yet
         self._woken: SimpleQueue[bool] = SimpleQueue()  # true for work, false for the end
         self._waking: asyncio.AbstractEventLoop | None = None  # that will wake threads in its next turn
+        self._unwatched: dict[_Asked, None] = {}  # who came first in front
+        self._looking: asyncio.AbstractEventLoop | None = None  # that will look whom of them to watch
         self._started: list[threading.Thread] = []
         self._calls = _Calls("", most=1)
 
@@ -128,17 +130,24 @@ class Pool:
         Raises: QueueFull, DeadlinePassed, ClientGone, and what the work raises.
         """
         loop = asyncio.get_running_loop()
-        asked = _Asked(loop.create_future(), [None] * len(pieces), len(pieces), perf_counter())
-        self._put(line, asked, pieces, seconds)
+        results: list[Any] = [None] * len(pieces)
+        asked = _Asked(line, gone, loop.create_future(), results, len(pieces), perf_counter(), seconds)
+        self._put(asked, pieces)
         if self._waking is not loop:  # once a turn of the loop, so that what came in one turn is taken together
             self._waking = loop
             loop.call_soon(self._wake)
-        timer = loop.call_later(min(PATIENCE_SECONDS, seconds), self._watch, line, asked, seconds, gone)
+        self._unwatched[asked] = None
+        if seconds < PATIENCE_SECONDS:
+            loop.call_later(seconds, self._watch, asked)
+        elif self._looking is not loop:
+            self._looking = loop
+            loop.call_later(PATIENCE_SECONDS, self._look, loop)
         try:
             return await asked.future
         finally:
-            timer.cancel()
-            del asked  # or an error that it holds, and this frame, would hold each other and the request's body
+            self._unwatched.pop(asked, None)
+            # Or an error that they hold, and this frame, would hold each other and the request's body.
+            del asked, pieces
 
     async def call(self, work: Callable[[], T], *, seconds: float, gone: Callable[[], Awaitable[None]]) -> T:
         """What `work` gives, which would hold the event loop for too long. Raises: as `ask`."""
@@ -153,18 +162,18 @@ class Pool:
             thread.join()
         self._started, self._idle = [], 0
 
-    def _put(self, line: Line, asked: _Asked, pieces: Sequence[Piece], seconds: float) -> None:
+    def _put(self, asked: _Asked, pieces: Sequence[Piece]) -> None:
+        line = asked.line
         with self._lock:
             if not self._started:
                 self._start()
             if self._waiting:
-                self._check_room(seconds)
+                self._check_room(asked.seconds)
             for index, piece in enumerate(pieces):
-                cost = piece.examples * line.seconds_each
-                share = line.most if piece.alone else piece.examples
-                line.waiting.append(_Waiting(asked, index, piece.payload, piece.examples, share, cost))
+                piece.asked, piece.index, piece.cost = asked, index, piece.examples * line.seconds_each
+                line.waiting.append(piece)
                 line.examples += piece.examples
-                self._cost += cost
+                self._cost += piece.cost
             self._turns.setdefault(line)
             self._waiting += len(pieces)
 
@@ -206,7 +215,7 @@ class Pool:
             else:
                 return
 
-    def _take(self) -> tuple[Line | None, list[_Waiting]]:
+    def _take(self) -> tuple[Line | None, list[Piece]]:
         """A thread's share of the line whose turn it is; None where nothing waits, and the thread counts as idle."""
         with self._lock:
             while self._turns:
@@ -220,23 +229,23 @@ class Pool:
             self._idle += 1
             return None, []
 
-    def _share_of(self, line: Line) -> list[_Waiting]:
-        taken: list[_Waiting] = []
+    def _share_of(self, line: Line) -> list[Piece]:
+        taken: list[Piece] = []
         room = min(line.most, ceil(line.examples / self._threads))
-        while line.waiting and (not taken or line.waiting[0].share <= room):
+        while line.waiting and (not taken or line.waiting[0].share_of(line) <= room):
             each = line.waiting.popleft()
             self._forget(line, each)
             if not each.asked.future.done():  # or nobody waits: the client left, or another piece failed
                 taken.append(each)
-                room -= each.share
+                room -= each.share_of(line)
         return taken
 
-    def _forget(self, line: Line, each: _Waiting) -> None:
+    def _forget(self, line: Line, each: Piece) -> None:
         line.examples -= each.examples
         self._waiting -= 1
         self._cost = self._cost - each.cost if self._waiting else 0.0  # rounding errors do not add up
 
-    def _do(self, line: Line, taken: Sequence[_Waiting]) -> None:
+    def _do(self, line: Line, taken: Sequence[Piece]) -> None:
         started = perf_counter()
         try:
             results = line.do([each.payload for each in taken])
@@ -250,25 +259,38 @@ class Pool:
         self._observer.batch(line.name, examples, [started - each.asked.at for each in taken], seconds)
         _deliver(taken, results)
 
-    def _watch(self, line: Line, asked: _Asked, seconds: float, gone: Callable[[], Awaitable[None]]) -> None:
-        watcher = asyncio.ensure_future(self._watched(line, asked, seconds, gone))
-        asked.future.add_done_callback(lambda _: watcher.cancel())
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One timer for all, and none for each: most are answered before it."""
+        before = perf_counter() - PATIENCE_SECONDS
+        for asked in [asked for asked in self._unwatched if asked.at <= before and asked.future.get_loop() is loop]:
+            self._watch(asked)
+        self._looking = None
+        if self._unwatched:
+            self._looking = loop
+            loop.call_later(PATIENCE_SECONDS / 2, self._look, loop)
 
-    async def _watched(self, line: Line, asked: _Asked, seconds: float, gone: Callable[[], Awaitable[None]]) -> None:
+    def _watch(self, asked: _Asked) -> None:
+        self._unwatched.pop(asked, None)
+        if not asked.future.done():
+            watcher = asyncio.ensure_future(self._watched(asked))
+            asked.future.add_done_callback(lambda _: watcher.cancel())
+
+    async def _watched(self, asked: _Asked) -> None:
         error: Exception
         try:
-            async with asyncio.timeout(max(0.0, asked.at + seconds - perf_counter())):
-                await gone()
+            async with asyncio.timeout(max(0.0, asked.at + asked.seconds - perf_counter())):
+                await asked.gone()
             reason, error = "gone", ClientGone("the client left before its answer was there.")
         except TimeoutError:
             reason, error = "deadline", DeadlinePassed()
         if not asked.future.done():
-            self._drop(line, asked)
+            self._drop(asked)
             self._observer.dropped(reason)
             asked.future.set_exception(error)
 
-    def _drop(self, line: Line, asked: _Asked) -> None:
+    def _drop(self, asked: _Asked) -> None:
         """Make room at once for others."""
+        line = asked.line
         with self._lock:
             for each in [each for each in line.waiting if each.asked is asked]:
                 line.waiting.remove(each)
@@ -282,16 +304,14 @@ class _Calls(Line):
         return [work() for work in payloads]
 
 
-def _deliver(taken: Sequence[_Waiting], results: Sequence[Any]) -> None:
+def _deliver(taken: Sequence[Piece], results: Sequence[Any]) -> None:
     """One message to the event loop for the whole batch; usually there is one loop."""
-    loops: dict[asyncio.AbstractEventLoop, list[tuple[_Waiting, Any]]] = {}
-    for each, result in zip(taken, results, strict=True):
-        loops.setdefault(each.asked.future.get_loop(), []).append((each, result))
-    for loop, group in loops.items():
+    for loop in {each.asked.future.get_loop() for each in taken}:
         with suppress(RuntimeError):  # the loop is closed, and nobody waits
-            loop.call_soon_threadsafe(_deliver_all, group)
+            loop.call_soon_threadsafe(_deliver_all, loop, taken, results)
 
 
-def _deliver_all(group: Sequence[tuple[_Waiting, Any]]) -> None:
-    for each, result in group:
-        each.asked.deliver(each.index, result)
+def _deliver_all(loop: asyncio.AbstractEventLoop, taken: Sequence[Piece], results: Sequence[Any]) -> None:
+    for each, result in zip(taken, results, strict=True):
+        if each.asked.future.get_loop() is loop:
+            each.asked.deliver(each.index, result)

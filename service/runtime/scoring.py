@@ -94,13 +94,12 @@ def check_options(live: LiveModel, options: Options) -> None:
 
 def answer(live: LiveModel, law: Law, scores: LogitArray, top_k: int | None) -> dict[str, Any]:
     """Args: scores `(N, C)`."""
-    best = scores.argmax(axis=1)
     return {
         "model": live.name,
         "version": live.version,
         "calibration": {"id": live.calibration, "method": law.calibration.method},
         "prior": law.named,
-        "results": [_result(live.class_names, row, at, top_k) for row, at in zip(scores, best.tolist(), strict=True)],
+        "results": [_result(live.class_names, row, top_k) for row in scores],
     }
 
 
@@ -119,7 +118,7 @@ def pixels_of(
             if not names:
                 raise
             raise type(error)(f"file {first + number} ({names[number]}): {error}") from error
-    return np.stack(images)
+    return np.stack(images) if len(images) > 1 else images[0][np.newaxis]
 
 
 def logits_of_images(live: LiveModel, files: Sequence[bytes], *, max_pixels: int) -> FloatArray:
@@ -136,7 +135,9 @@ def no_network(live: LiveModel) -> LogitsOnly:
     )
 
 
-def _result(class_names: Sequence[str], scores: LogitArray, best: int, top_k: int | None) -> dict[str, Any]:
+def _result(class_names: Sequence[str], scores: LogitArray, top_k: int | None) -> dict[str, Any]:
+    numbers = scores.tolist()
+    best = numbers.index(max(numbers))  # argmax would let go of the interpreter, for which model threads wait
     result: dict[str, Any] = {"class": class_names[best], "score": scores[best]}
     if top_k is None:
         result["scores"] = scores

@@ -28,11 +28,15 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def yardstick(name: str, program: str, bundle: Path) -> Server:
+    command = [sys.executable, str(PROGRAMS / program), "{port}", f"{NULL}={bundle / MODEL_FILE}"]
+    calls = {(NULL, "bytes"): plain(f"/models/{NULL}/scores", bundle, "bytes")}
+    return Server(name=name, command=command, calls=calls)
+
+
 @pytest.fixture(scope="module")
 def server(bundle: Path) -> Server:
-    program = [sys.executable, str(PROGRAMS / "plain_fastapi.py"), "{port}", f"{NULL}={bundle / MODEL_FILE}"]
-    calls = {(NULL, "bytes"): plain(f"/models/{NULL}/scores", bundle, "bytes")}
-    return Server(name="fastapi", command=program, calls=calls)
+    return yardstick("fastapi", "plain_fastapi.py", bundle)
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +51,15 @@ def around(rate: float, others: float = 0.0) -> dict[str, float]:
 
 def served(others: float = 0.0) -> dict[str, float]:
     return {"requests_per_second": 850.0, "p50_ms": 1.0, "p99_ms": 2.0, "cpu_us": 1.0, "errors": 0, "others": others}
+
+
+def test_the_bare_server_answers_many_at_once_as_the_graph_does(bundle):
+    server = yardstick("asgi", "asgi_server.py", bundle)
+    call = server.calls[NULL, "bytes"]
+    with Running(server) as running:
+        running.check(call)
+        assert running.window(call, 32, 1)["errors"] == 0
+        running.check(call)
 
 
 def test_a_right_answer_passes_and_a_wrong_one_is_refused(running, server):
@@ -142,7 +155,7 @@ def test_every_peer_has_pinned_requirements_and_a_program_that_its_digest_covers
         assert pins
         assert all("==" in pin for pin in pins)
         assert "torch" not in {pin.partition("==")[0] for pin in pins}
-    assert len({digest(name) for name in (OURS, "fastapi", *PEERS)}) == 2 + len(PEERS)
+    assert len({digest(name) for name in (OURS, "asgi", "fastapi", *PEERS)}) == 3 + len(PEERS)
 
 
 def test_show_prints_the_committed_tables():

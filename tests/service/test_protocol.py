@@ -1,13 +1,20 @@
 """HTTP over a real connection: answers in one piece, in order, and to the end."""
 
+import asyncio
 import logging
+import re
 import socket
 import struct
+import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
 
+from service.protocol import DirectProtocol, direct_of
 from tests.service.api.asking import SCORES
 from tests.service.bundles import Made
 from tests.service.conftest import Service, running
@@ -46,6 +53,65 @@ def test_requests_sent_ahead_are_answered_in_their_order(service: Service) -> No
     assert positions == sorted(positions)
     assert came.count(b"HTTP/1.1 200") == 31
     assert came.endswith(b"]}]}")  # the last one whole, although the connection is closed after it
+
+
+def test_a_client_that_waits_for_leave_to_send_its_body_gets_it(service: Service) -> None:
+    with running(service.app) as url, connected(url) as client:
+        for _ in range(3):
+            head, _, body = request(BODY, "Expect: 100-continue").partition(b"\r\n\r\n")
+            client.sendall(head + b"\r\n\r\n")
+            assert client.recv(1 << 16) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            client.sendall(body)
+            assert client.recv(1 << 16).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "body", [BODY, b'{"logits": [' + b"[2.0, -1.0, 0.5, 0.0]," * 9999 + b"[2.0, -1.0, 0.5, 0.0]]}"]
+)
+def test_a_body_that_comes_in_pieces_is_read_to_its_end(service: Service, body: bytes) -> None:
+    whole = request(body)
+    with running(service.app) as url, connected(url) as client:
+        for cut in (len(whole) - len(body), len(whole) - len(body) + 1, len(whole) - 1):
+            client.sendall(whole[:cut])
+            time.sleep(0.05)  # long enough for what came to be read by itself
+            client.sendall(whole[cut:])
+            head, _, answer = client.recv(1 << 16).partition(b"\r\n\r\n")
+            length = int(re.search(rb"content-length: (\d+)", head)[1])
+            while len(answer) < length:
+                answer += client.recv(1 << 16)
+            assert answer.count(b'"class"') == body.count(b"2.0")
+
+
+def test_an_old_client_is_answered_and_let_go(service: Service) -> None:
+    with running(service.app) as url, connected(url) as client:
+        client.sendall(request().replace(b"HTTP/1.1", b"HTTP/1.0"))
+        came = b"".join(iter(lambda: client.recv(1 << 16), b""))
+    assert came.startswith(b"HTTP/1.1 200")
+    assert b"\r\nconnection: close\r\n" in came
+    assert came.endswith(b"]}]}")
+
+
+def test_an_answer_is_sent_although_the_server_stops_in_the_same_moment() -> None:
+    state = ServerState()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        direct = direct_of(receive)
+        assert direct is not None
+        assert direct.answer([(b"content-length", b"5")], b"whole")
+        for connection in state.connections:
+            connection.shutdown()
+
+    async def ask() -> bytes:
+        config = uvicorn.Config(app, http=DirectProtocol, lifespan="off")
+        loop = asyncio.get_running_loop()
+        async with await loop.create_server(lambda: DirectProtocol(config, state, {}), "127.0.0.1", 0) as server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(request())
+            came = await reader.read()
+            writer.close()
+        return came
+
+    assert asyncio.run(ask()).endswith(b"\r\n\r\nwhole")
 
 
 def test_a_large_answer_is_whole(make_service: Callable[..., Service], pets: Made) -> None:

@@ -52,6 +52,13 @@ def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {f"{method.upper()} {path}": each for path, methods in paths for method, each in methods.items()}
 
 
+def test_a_key_in_another_header_is_none(keyed: Service, bearers: dict[str, dict[str, str]]) -> None:
+    key = bearers["score"]["Authorization"].removeprefix("Bearer ")
+    for headers in ({}, {"X-API-Key": key}, {"Cookie": f"authorization=Bearer {key}"}, {"Authorization": ""}):
+        answer = keyed.post(SCORES, json={"logits": LOGITS}, headers=headers)
+        refused(answer, 401, "missing-key", "none came")
+
+
 def test_every_route_is_open_scores_or_manages_as_it_should(document: dict[str, Any]) -> None:
     by_scope: dict[str | None, set[str]] = {None: set(), "score": set(), "manage": set()}
     for operation in operations(document):

@@ -38,7 +38,7 @@ def path(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def owner(path: Path, key: str, scope: KeyScope) -> str:
-    return Keys(path).check([(b"authorization", f"Bearer {key}".encode())], scope)
+    return Keys(path).check(f"Bearer {key}".encode(), scope)
 
 
 def test_create_prints_the_key_alone_so_that_it_can_be_piped(run: Run, path: Path) -> None:
