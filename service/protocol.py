@@ -28,8 +28,15 @@ class DirectProtocol(HttpToolsProtocol):
                 self.send_400_response("The head of the request is too long.")
 
     def shutdown(self) -> None:
-        """Behind the answers that are sent at the end of this turn of the loop."""
-        self.loop.call_soon(super().shutdown)
+        """Behind an answer that waits for the end of this turn; one that comes later says that it is the last."""
+        if self.cycle is not None and self.cycle.response_complete:
+            self.loop.call_soon(super().shutdown)
+        else:
+            super().shutdown()
+
+    def send_400_response(self, msg: str) -> None:
+        """Behind the answers to what came before."""
+        self.loop.call_soon(super().send_400_response, msg)
 
     def on_message_begin(self) -> None:
         self._in_head, self._head_bytes = True, 0
@@ -70,13 +77,18 @@ class Direct:
         packet = b"".join((STATUS_LINE[200], *lines, end, body))
         if cycle.keep_alive:
             # Behind all that this turn of the loop has to do: each packet wakes a client, which takes a processor.
-            asyncio.get_running_loop().call_soon(cycle.transport.write, packet)
+            asyncio.get_running_loop().call_soon(_write, cycle.transport, packet)
         else:
             cycle.transport.write(packet)
             cycle.transport.close()
         cycle.message_event.set()  # for whoever waits for the client to leave
         cycle.on_response()
         return True
+
+
+def _write(transport: asyncio.Transport, packet: bytes) -> None:
+    if not transport.is_closing():  # or nobody is there to read it
+        transport.write(packet)
 
 
 def direct_of(receive: Receive) -> Direct | None:

@@ -56,7 +56,8 @@ class ScoreMap:
     def __call__(self, logits: LogitArray) -> LogitArray:
         """Scores `(N, C)` of raw logits `(N, C)`; the logits are not changed.
 
-        Raises: InvalidLogits where they are not all finite, or so large that their sum is not.
+        Raises: InvalidLogits where they are not all finite, or so large that their sum is not. Where only the distance
+        of one from the mean is too large for the type, its row is NaN.
         """
         means = logits @ self._mean
         if not isfinite(sum(means[:, 0].tolist())):

@@ -112,7 +112,7 @@ class Pool:
         self._woken: SimpleQueue[bool] = SimpleQueue()  # true for work, false for the end
         self._waking: asyncio.AbstractEventLoop | None = None  # that will wake threads in its next turn
         self._unwatched: dict[_Asked, None] = {}  # who came first in front
-        self._looking: asyncio.AbstractEventLoop | None = None  # that will look whom of them to watch
+        self._looking: set[asyncio.AbstractEventLoop] = set()  # that will look whom of them to watch
         self._started: list[threading.Thread] = []
         self._calls = _Calls("", most=1)
 
@@ -137,10 +137,10 @@ class Pool:
             self._waking = loop
             loop.call_soon(self._wake)
         self._unwatched[asked] = None
-        if seconds < PATIENCE_SECONDS:
+        if seconds < 2 * PATIENCE_SECONDS:  # its deadline may pass before somebody looks
             loop.call_later(seconds, self._watch, asked)
-        elif self._looking is not loop:
-            self._looking = loop
+        elif loop not in self._looking:
+            self._looking.add(loop)
             loop.call_later(PATIENCE_SECONDS, self._look, loop)
         try:
             return await asked.future
@@ -262,12 +262,14 @@ class Pool:
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """One timer for all, and none for each: most are answered before it."""
         before = perf_counter() - PATIENCE_SECONDS
-        for asked in [asked for asked in self._unwatched if asked.at <= before and asked.future.get_loop() is loop]:
-            self._watch(asked)
-        self._looking = None
-        if self._unwatched:
-            self._looking = loop
+        own = [asked for asked in list(self._unwatched) if asked.future.get_loop() is loop]
+        for asked in own:
+            if asked.at <= before:
+                self._watch(asked)
+        if own:
             loop.call_later(PATIENCE_SECONDS / 2, self._look, loop)
+        else:
+            self._looking.discard(loop)
 
     def _watch(self, asked: _Asked) -> None:
         self._unwatched.pop(asked, None)

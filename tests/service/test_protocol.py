@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
-from starlette.types import Receive, Scope, Send
+import uvloop
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from service.protocol import DirectProtocol, direct_of
@@ -91,27 +92,76 @@ def test_an_old_client_is_answered_and_let_go(service: Service) -> None:
     assert came.endswith(b"]}]}")
 
 
-def test_an_answer_is_sent_although_the_server_stops_in_the_same_moment() -> None:
-    state = ServerState()
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        direct = direct_of(receive)
-        assert direct is not None
-        assert direct.answer([(b"content-length", b"5")], b"whole")
-        for connection in state.connections:
-            connection.shutdown()
+def asked_of(app: ASGIApp, state: ServerState) -> bytes:
+    """What a client reads until its connection ends, of a server that is uvicorn without its own shutdown."""
 
     async def ask() -> bytes:
         config = uvicorn.Config(app, http=DirectProtocol, lifespan="off")
         loop = asyncio.get_running_loop()
-        async with await loop.create_server(lambda: DirectProtocol(config, state, {}), "127.0.0.1", 0) as server:
-            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-            writer.write(request())
-            came = await reader.read()
-            writer.close()
+        server = await loop.create_server(lambda: DirectProtocol(config, state, {}), "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(request())
+        came = await asyncio.wait_for(reader.read(), 30)
+        writer.close()
+        server.close()
         return came
 
-    assert asyncio.run(ask()).endswith(b"\r\n\r\nwhole")
+    return uvloop.run(ask())
+
+
+def answer(receive: Receive) -> None:
+    direct = direct_of(receive)
+    assert direct is not None
+    assert direct.answer([(b"content-length", b"5")], b"whole")
+
+
+@pytest.mark.parametrize("stops_first", [True, False])
+def test_an_answer_is_sent_although_the_server_stops_in_the_same_moment(stops_first: bool) -> None:
+    state = ServerState()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        (connection,) = state.connections
+        loop = asyncio.get_running_loop()
+        worked = loop.create_future()
+
+        def happens() -> None:
+            if stops_first:
+                loop.call_soon(connection.shutdown)
+            worked.set_result(None)  # for the rest of this function, later in the same turn
+
+        loop.call_soon(happens)
+        await worked
+        answer(receive)
+        if not stops_first:
+            connection.shutdown()
+
+    assert asked_of(app, state).endswith(b"\r\n\r\nwhole")
+
+
+def test_an_answer_is_sent_before_what_came_after_its_request_is_refused() -> None:
+    state = ServerState()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        answer(receive)
+        (connection,) = state.connections
+        connection.data_received(b"no HTTP\r\n\r\n")
+
+    first, _, second = asked_of(app, state).partition(b"whole")
+    assert first.startswith(b"HTTP/1.1 200")
+    assert second.startswith(b"HTTP/1.1 400")
+
+
+def test_an_answer_for_a_client_that_has_just_left_is_no_defect(caplog: pytest.LogCaptureFixture) -> None:
+    state = ServerState()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        (connection,) = state.connections
+        connection.transport.close()
+        answer(receive)
+
+    with caplog.at_level(logging.WARNING):
+        assert asked_of(app, state) == b""
+    assert [record.getMessage() for record in caplog.records] == []
 
 
 def test_a_large_answer_is_whole(make_service: Callable[..., Service], pets: Made) -> None:
