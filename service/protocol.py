@@ -36,7 +36,11 @@ class DirectProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Behind the answers to what came before."""
-        self.loop.call_soon(super().send_400_response, msg)
+        self.loop.call_soon(self._refuse, msg)
+
+    def _refuse(self, msg: str) -> None:
+        if not self.transport.is_closing():  # or nobody is there to read it
+            super().send_400_response(msg)
 
     def on_message_begin(self) -> None:
         self._in_head, self._head_bytes = True, 0
@@ -79,7 +83,7 @@ class Direct:
             # Behind all that this turn of the loop has to do: each packet wakes a client, which takes a processor.
             asyncio.get_running_loop().call_soon(_write, cycle.transport, packet)
         else:
-            cycle.transport.write(packet)
+            _write(cycle.transport, packet)
             cycle.transport.close()
         cycle.message_event.set()  # for whoever waits for the client to leave
         cycle.on_response()
@@ -87,7 +91,7 @@ class Direct:
 
 
 def _write(transport: asyncio.Transport, packet: bytes) -> None:
-    if not transport.is_closing():  # or nobody is there to read it
+    if not transport.is_closing():  # as above
         transport.write(packet)
 
 

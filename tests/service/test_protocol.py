@@ -151,15 +151,20 @@ def test_an_answer_is_sent_before_what_came_after_its_request_is_refused() -> No
     assert second.startswith(b"HTTP/1.1 400")
 
 
-def test_an_answer_for_a_client_that_has_just_left_is_no_defect(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("sends", ["an answer", "the last answer", "a refusal"])
+def test_what_is_sent_to_a_client_that_has_just_left_is_no_defect(sends: str, caplog: pytest.LogCaptureFixture) -> None:
     state = ServerState()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         (connection,) = state.connections
+        connection.cycle.keep_alive = sends != "the last answer"
         connection.transport.close()
-        answer(receive)
+        if sends == "a refusal":
+            connection.data_received(b"no HTTP\r\n\r\n")
+        else:
+            answer(receive)
 
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.ERROR):
         assert asked_of(app, state) == b""
     assert [record.getMessage() for record in caplog.records] == []
 
@@ -175,13 +180,24 @@ def test_a_large_answer_is_whole(make_service: Callable[..., Service], pets: Mad
     assert body.count(b'"class"') == 15_000
 
 
-def test_a_client_that_leaves_at_once_is_no_defect(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (request(), []),
+        (request(BODY, "Connection: close"), []),
+        (b"no HTTP\r\n\r\n", ["Invalid HTTP request received."]),
+    ],
+    ids=["request", "last request", "no HTTP"],
+)
+def test_a_client_that_leaves_at_once_is_no_defect(
+    service: Service, caplog: pytest.LogCaptureFixture, sent: bytes, said: list[str]
+) -> None:
     with caplog.at_level(logging.WARNING), running(service.app) as url:
         for _ in range(30):
             with connected(url) as client:
-                client.sendall(request())
+                client.sendall(sent)
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset, not an end
         with connected(url) as client:
             client.sendall(request())
             assert client.recv(1 << 16).startswith(b"HTTP/1.1 200")
-    assert [record.getMessage() for record in caplog.records] == []
+    assert {record.getMessage() for record in caplog.records} == set(said)
